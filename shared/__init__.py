@@ -1,0 +1,1 @@
+"""What the four services share: one layer per package, imports only downwards."""

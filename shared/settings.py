@@ -1,0 +1,53 @@
+"""What every Lethe process is told from outside, read from `LETHE_*` environment variables."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Places, limits and credentials; each field states its unit and meaning."""
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_", extra="ignore")
+
+    home: Path = Field(default=Path("var"), description="Folder of everything the embedded mode keeps: store, database, caches, logs.")
+    database_url: str = Field(default="", description="SQLAlchemy URL of the job records; empty means SQLite under LETHE_HOME.")
+    import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
+    torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
+    job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
+    body_limit_bytes: int = Field(default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own.")
+    upload_limit_bytes: int = Field(default=33_554_432, ge=1024, description="Largest body of a route that takes images, in bytes.")
+
+    store: Literal["directory", "s3"] = Field(default="directory", description="Where objects lie: a folder under LETHE_HOME, or an S3 server.")
+    s3_endpoint: str = Field(default="", description="host:port of the S3 server.")
+    s3_bucket: str = Field(default="lethe", description="Bucket of all objects.")
+    s3_region: str = Field(default="us-east-1", description="Region; set, so that no location call precedes the first request.")
+    s3_secure: bool = Field(default=True, description="Whether the S3 server is reached over TLS.")
+    s3_access_key: SecretStr | None = Field(default=None, description="Access key of the S3 server.")
+    s3_secret_key: SecretStr | None = Field(default=None, description="Secret key of the S3 server.")
+
+    trainer_url: str = Field(default="http://127.0.0.1:8001", description="Where the trainer answers.")
+    sampler_url: str = Field(default="http://127.0.0.1:8002", description="Where the sampler answers.")
+    detector_url: str = Field(default="http://127.0.0.1:8003", description="Where the detector answers.")
+    mitigator_url: str = Field(default="http://127.0.0.1:8004", description="Where the mitigator answers.")
+
+    @property
+    def sql_url(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'lethe.db'}"
+
+    @property
+    def import_folders(self) -> list[Path]:
+        """The import roots as resolved folders."""
+        return [Path(part).resolve() for part in self.import_roots.split(":") if part]
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
