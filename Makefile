@@ -1,0 +1,74 @@
+# The one door for developers: `make help` lists every verb. The pipeline calls the same targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+# The interpreter that makes the environment: the first one that is new enough, unless PYTHON names another.
+PYTHON ?= $(shell for candidate in python3 python3.11 python3.12 python3.13; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$candidate; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
+
+.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-coexistence clean
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv and install the locked requirements (instant when nothing changed)
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then echo "Lethe needs Python 3.11 or newer; install it, or name one: make install PYTHON=/path/to/python" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; name another: make install PYTHON=…" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV) || { rm -rf "$(VENV)"; echo "$(PYTHON) cannot make environments; on Debian install python3-venv" >&2; exit 1; }
+
+# torch comes first and alone, because its two builds (CUDA from the registry, CPU where pip finds one) need different companions.
+$(STAMP): $(LOCKED) pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	@case "$$($(BIN)/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" in \
+		*+cpu) echo "CPU build of torch: its CUDA companions are not needed" ;; \
+		*) set -x; $(PIP) install --quiet --no-deps --require-hashes -r requirements/torch-cuda.txt ;; \
+	esac
+	$(PIP) install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	@touch $@
+
+lock: $(BIN)/python ## Resolve the requirements anew and write requirements/*.txt with hashes
+	$(BIN)/python requirements/lock.py
+
+format: $(STAMP) ## Format the code and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP) ## Check style, types and import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP) ## Run the test suite
+	$(BIN)/pytest
+
+demo: $(STAMP) ## Run the whole story on real training and write var/demo/report.html
+	$(BIN)/lethe demo
+
+up: $(STAMP) ## Start the four services on 127.0.0.1:8001-8004 until Ctrl-C
+	$(BIN)/lethe up
+
+bench-screening: $(STAMP) ## Measure prompts per second of screening beside the bare network
+	$(BIN)/python -m benchmarks.screening
+
+bench-training: $(STAMP) ## Measure a training step beside a bare loop with the same network
+	$(BIN)/python -m benchmarks.training
+
+bench-coexistence: $(STAMP) ## Measure screening while a training job runs
+	$(BIN)/python -m benchmarks.coexistence
+
+clean: ## Remove what tools left behind; keeps .venv and var
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The four services; each stands alone and reaches the others over HTTP only."""
