@@ -28,14 +28,15 @@ $(BIN)/python:
 
 # torch comes first and alone, because its two builds (CUDA from the registry, CPU where pip finds one) need different companions.
 $(STAMP): $(LOCKED) pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	@echo "Installing the locked requirements into $(VENV); this takes a minute or two, and longer where torch comes with CUDA."
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/torch.txt
 	@case "$$($(BIN)/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" in \
-		*+cpu) echo "CPU build of torch: its CUDA companions are not needed" ;; \
-		*) set -x; $(PIP) install --quiet --no-deps --require-hashes -r requirements/torch-cuda.txt ;; \
+		*+cpu) ;; \
+		*) $(PIP) install --quiet --no-deps --require-hashes -r requirements/torch-cuda.txt ;; \
 	esac
-	$(PIP) install --quiet --no-deps --require-hashes -r requirements/lock.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	$(PIP) check
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) check
 	@touch $@
 
 lock: $(BIN)/python ## Resolve the requirements anew and write requirements/*.txt with hashes
