@@ -1,0 +1,26 @@
+"""What Lethe knows of: data sets, models, galleries, calibrations and generations as typed, immutable manifests."""
+
+from shared.catalog.catalog import Catalog
+from shared.catalog.ids import Kind, new_id
+from shared.catalog.manifests import (
+    CalibrationManifest,
+    DatasetManifest,
+    FileEntry,
+    GalleryManifest,
+    GenerationManifest,
+    Manifest,
+    ModelManifest,
+)
+
+__all__ = [
+    "CalibrationManifest",
+    "Catalog",
+    "DatasetManifest",
+    "FileEntry",
+    "GalleryManifest",
+    "GenerationManifest",
+    "Kind",
+    "Manifest",
+    "ModelManifest",
+    "new_id",
+]
