@@ -1,0 +1,161 @@
+"""A single-node Ceph Object Gateway: one monitor, one storage daemon that keeps objects in memory, one S3 gateway."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.servers.absence import find_program
+from tests.servers.processes import ServerProcess, ServerStartError, free_port, port_open
+from tests.servers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
+
+PROGRAM_PACKAGES = {"ceph": "ceph-common", "monmaptool": "ceph-common", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd"}
+GATEWAY_PACKAGES = {"radosgw": "radosgw", "radosgw-admin": "radosgw"}
+STORE_BYTES = 2 * 1024**3
+
+# Authentication between the daemons is off and everything listens on loopback: test data only.
+CONFIGURATION = """\
+[global]
+fsid = {fsid}
+mon_host = v2:127.0.0.1:{monitor_port}
+auth_cluster_required = none
+auth_service_required = none
+auth_client_required = none
+# The gateway's built-in default is an encrypted monitor connection, which does not exist without authentication.
+ms_mon_client_mode = crc
+ms_bind_msgr1 = false
+# One storage daemon, hence one copy; no autoscaler, which would live in the absent manager.
+osd_pool_default_size = 1
+osd_pool_default_min_size = 1
+osd_pool_default_pg_num = 4
+osd_pool_default_pgp_num = 4
+osd_pool_default_pg_autoscale_mode = off
+osd_crush_chooseleaf_type = 0
+mon_allow_pool_size_one = true
+mon_max_pg_per_osd = 1000
+log_file = {folder}/log/$name.log
+run_dir = {folder}/run
+crash_dir = {folder}/run
+# No admin sockets: a pytest folder is easily longer than a socket path may be.
+admin_socket =
+
+[mon]
+mon_data = {folder}/mon
+# Map changes are batched for 20 ms instead of 1 s, which is most of the start-up time.
+paxos_propose_interval = 0.02
+# A monitor ends itself when the file system is nearly full; a test machine's may be.
+mon_data_avail_warn = 0
+mon_data_avail_crit = 0
+
+[osd]
+osd_data = {folder}/osd
+osd_objectstore = memstore
+memstore_device_bytes = {store_bytes}
+public_addr = 127.0.0.1
+cluster_addr = 127.0.0.1
+osd_numa_auto_affinity = false
+
+[client]
+objecter_tick_interval = 0.5
+objecter_timeout = 1
+
+[client.rgw]
+# Without tcp_nodelay small answers wait 40 ms for a delayed acknowledgement.
+rgw_frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:{gateway_port}
+rgw_data = {folder}/run
+rgw_enable_apis = s3
+rgw_thread_pool_size = 32
+"""
+
+
+class CephCluster:
+    """A throw-away cluster below one folder; its gateway can be killed and started again, objects kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._programs = {name: find_program(name, package=package) for name, package in (PROGRAM_PACKAGES | GATEWAY_PACKAGES).items()}
+        self._folder = folder
+        self._configuration = folder / "ceph.conf"
+        self._gateway_port = free_port()
+        self._monitor_port = free_port()
+        self._daemons = ExitStack()
+        self._gateway: ServerProcess | None = None
+
+    @property
+    def server(self) -> S3Server:
+        """Where and with which keys the gateway answers."""
+        return S3Server(name="ceph", endpoint=f"127.0.0.1:{self._gateway_port}")
+
+    def start(self) -> None:
+        """Make the cluster and its S3 user; on failure nothing keeps running."""
+        try:
+            self._make_monitor()
+            self._make_storage_daemon()
+            self.start_gateway()
+            self._run(
+                "radosgw-admin",
+                *("-n", "client.rgw", "user", "create", "--uid=lethe", "--display-name=lethe"),
+                *(f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"),
+            )
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_gateway(self) -> None:
+        """Start the S3 gateway and wait until it answers."""
+        self._gateway = self._spawn("radosgw", "-n", "client.rgw", "-f")
+        self._gateway.wait_until(lambda: port_open(self._gateway_port))
+
+    def kill_gateway(self) -> None:
+        """End the S3 gateway at once; monitor, storage daemon and objects stay."""
+        if self._gateway is not None:
+            self._gateway.kill()
+            self._gateway = None
+
+    def stop(self) -> None:
+        """End all daemons: the gateway first, because it waits for the others when it ends."""
+        if self._gateway is not None:
+            self._gateway.stop()
+            self._gateway = None
+        self._daemons.close()
+
+    def _make_monitor(self) -> None:
+        for name in ("mon", "osd", "log", "run"):
+            (self._folder / name).mkdir(parents=True)
+        fsid = str(uuid.uuid4())
+        self._configuration.write_text(
+            CONFIGURATION.format(
+                fsid=fsid,
+                folder=self._folder,
+                monitor_port=self._monitor_port,
+                gateway_port=self._gateway_port,
+                store_bytes=STORE_BYTES,
+            )
+        )
+        monitor_map = str(self._folder / "monmap")
+        address = f"[v2:127.0.0.1:{self._monitor_port}]"
+        # The map is made by hand: from mon_host alone a monitor would bind the standard ports.
+        self._execute("monmaptool", "--create", "--fsid", fsid, "--set-min-mon-release", "16", "--addv", "a", address, monitor_map)
+        self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monitor_map)
+        monitor = self._spawn("ceph-mon", "-i", "a", "-f")
+        self._daemons.callback(monitor.stop)
+        monitor.wait_until(lambda: port_open(self._monitor_port))
+
+    def _make_storage_daemon(self) -> None:
+        daemon_id = str(uuid.uuid4())
+        self._run("ceph", "osd", "new", daemon_id, "0")
+        self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", daemon_id)
+        self._daemons.callback(self._spawn("ceph-osd", "-i", "0", "-f").stop)
+
+    def _spawn(self, program: str, *arguments: str) -> ServerProcess:
+        argv = [self._programs[program], "-c", str(self._configuration), *arguments]
+        return ServerProcess(argv, log=self._folder / "log" / f"{program}.out")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        self._execute(program, "-c", str(self._configuration), *arguments)
+
+    def _execute(self, program: str, *arguments: str) -> None:
+        finished = subprocess.run([self._programs[program], *arguments], capture_output=True, text=True, timeout=60, check=False)
+        if finished.returncode != 0:
+            raise ServerStartError(f"{program} {arguments} ended with {finished.returncode}:\n{finished.stderr[-3000:]}")
