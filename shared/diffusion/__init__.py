@@ -1,0 +1,1 @@
+"""The model, the denoising loop, guidance: no policy, no HTTP."""

@@ -1,0 +1,183 @@
+"""One text-to-image diffusion model: a diffusers folder that encodes prompts and predicts noise, always as epsilon.
+
+B batch, L tokens, E embedding features, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from shared.errors import InvalidRequestError
+
+ALLOWED_COMPONENTS: Final = {
+    "text_encoder": ("transformers", {"CLIPTextModel"}),
+    "tokenizer": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
+    "unet": ("diffusers", {"UNet2DConditionModel"}),
+    "vae": ("diffusers", {"AutoencoderKL"}),
+    "scheduler": ("diffusers", {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler"}),
+}
+IGNORED_COMPONENTS: Final = {"safety_checker", "feature_extractor", "image_encoder"}  # of Stable Diffusion folders; never loaded
+
+
+class ModelFolderError(InvalidRequestError):
+    """A model folder holds something that is not on the allow-list, or lacks a part."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told: text-encoder output of each prompt, B×L×E, and the token ids it came from, B×L."""
+
+    embeddings_BLE: Tensor
+    token_ids_BL: Tensor
+
+    def __len__(self) -> int:
+        """The number of prompts."""
+        return len(self.embeddings_BLE)
+
+    def repeat(self, times: int) -> Conditioning:
+        """Each prompt `times` times in a row: images of one prompt stand together."""
+        return Conditioning(self.embeddings_BLE.repeat_interleave(times, 0), self.token_ids_BL.repeat_interleave(times, 0))
+
+    def __getitem__(self, rows: slice) -> Conditioning:
+        """Some of the prompts."""
+        return Conditioning(self.embeddings_BLE[rows], self.token_ids_BL[rows])
+
+
+@dataclass
+class Model:
+    """The parts of a diffusers folder, on one device; `key` names the weights (a digest) for caches and calibrations."""
+
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler_config: dict[str, Any]
+    key: str
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        """Put the parts in place and derive the noise schedule."""
+        for part in (self.text_encoder, self.unet, self.vae):
+            part.to(self.device).eval()  # type: ignore[arg-type]
+        self.alphas_cumprod: Tensor = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod.to(self.device)
+        self._unconditional: Tensor | None = None
+
+    @classmethod
+    def load(cls, folder: Path, *, key: str, device: str = "cpu") -> Model:
+        """Load a diffusers folder (Stable Diffusion 1.x/2.x layout): safetensors only, allow-listed classes, no code beside it."""
+        check_folder(folder)
+        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+        return cls(
+            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **local),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", **local),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", **local),
+            scheduler_config=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+            key=key,
+            device=torch.device(device),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary diffusers folder that `StableDiffusionPipeline.from_pretrained` loads as it is."""
+        for name, part in (("text_encoder", self.text_encoder), ("unet", self.unet), ("vae", self.vae)):
+            part.save_pretrained(folder / name, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        DDIMScheduler.from_config(self.scheduler_config).save_pretrained(folder / "scheduler")
+        index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
+        index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+        index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+
+    @property
+    def prediction_type(self) -> str:
+        """What the network was trained to predict: `epsilon` or `v_prediction`."""
+        return str(self.scheduler_config.get("prediction_type", "epsilon"))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latent channels, height and width."""
+        side = int(self.unet.config.sample_size)
+        return int(self.unet.config.in_channels), side, side
+
+    @property
+    def image_size(self) -> int:
+        """Pixels along each side of an image."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def token_limit(self) -> int:
+        """Tokens in the encoder's window, begin and end marker included."""
+        return int(self.text_encoder.config.max_position_embeddings)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids B×L, padded to the window; a longer prompt is refused, never cut."""
+        for index, ids in enumerate(self.tokenizer(list(prompts))["input_ids"]):
+            if len(ids) > self.token_limit:
+                message = f"prompt {index} has {len(ids)} tokens; the text encoder reads {self.token_limit}, begin and end marker included"
+                raise InvalidRequestError(message, field=f"prompts.{index}")
+        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit, return_tensors="pt")
+        return torch.as_tensor(padded["input_ids"]).to(self.device)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts as conditioning."""
+        token_ids = self.tokenize(prompts)
+        with torch.no_grad():
+            return Conditioning(self.text_encoder(token_ids)[0], token_ids)
+
+    @property
+    def unconditional_1LE(self) -> Tensor:
+        """The empty prompt's embedding e_u, computed once."""
+        if self._unconditional is None:
+            self._unconditional = self.encode([""]).embeddings_BLE
+        return self._unconditional
+
+    def predict_noise(self, x_BCHW: Tensor, t: int | Tensor, embeddings_BLE: Tensor) -> Tensor:
+        """Noise prediction ε(x_t, t, e) in fp32; v is converted by ε = α_t v + σ_t x_t (Salimans & Ho 2022)."""
+        timesteps_B = torch.as_tensor(t, device=x_BCHW.device).expand(len(x_BCHW))
+        native = self.unet(x_BCHW, timesteps_B, encoder_hidden_states=embeddings_BLE, return_dict=False)[0].float()
+        if self.prediction_type == "epsilon":
+            return torch.as_tensor(native)
+        alpha_bar = self.alphas_cumprod[timesteps_B].view(-1, 1, 1, 1)
+        return torch.as_tensor(alpha_bar.sqrt() * native + (1 - alpha_bar).sqrt() * x_BCHW.float())
+
+    @torch.no_grad()
+    def to_latents(self, images_BHW: Tensor) -> Tensor:
+        """Grey images in [0, 1] as scaled latents z_0 (the posterior's mean)."""
+        pixels = (images_BHW.to(self.device) * 2 - 1)[:, None].expand(-1, int(self.vae.config.in_channels), -1, -1)
+        return torch.as_tensor(self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def to_images(self, latents_BCHW: Tensor) -> Tensor:
+        """Latents decoded to grey images in [0, 1], B×H×W."""
+        pixels = self.vae.decode(latents_BCHW / self.vae.config.scaling_factor, return_dict=False)[0]
+        return torch.as_tensor((pixels.float().mean(1) / 2 + 0.5).clamp(0, 1))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that could run code or lacks a part, before anything of it is opened."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelFolderError("model_index.json is missing or unreadable; a diffusers folder is needed") from error
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
+            raise ModelFolderError(f"{path.relative_to(folder)}: only safetensors weights are loaded, and no code")
+    for name, entry in index.items():
+        if name.startswith("_") or name in IGNORED_COMPONENTS or not isinstance(entry, list):
+            continue
+        library, classes = ALLOWED_COMPONENTS.get(name, ("", set()))
+        if entry[0] != library or entry[1] not in classes:
+            raise ModelFolderError(f"model_index.json: {name} = {entry} is not on the allow-list")
+    missing = sorted(set(ALLOWED_COMPONENTS) - set(index))
+    if missing:
+        raise ModelFolderError(f"model_index.json lacks {', '.join(missing)}")

@@ -1,0 +1,81 @@
+"""The training loop: AdamW with a one-cycle rate, gradient clipping and an averaged copy of the weights (EMA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+EMA_RAMP: Final = 10  # the average follows the weights closely while they still move fast: decay (1+n)/(10+n) at first
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How long and how fast to learn; `ema_decay` None keeps the last weights instead of their average."""
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float | None = None
+    warm_up: float = 0.1  # share of the steps in which the rate rises
+
+
+class ExponentialMovingAverage:
+    """Averaged weights θ̄ ← d θ̄ + (1−d) θ, with the count of updates that its ramp depends on."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        """Start from the present weights."""
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.updates = 0
+        self.average = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Follow the weights by one update."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (EMA_RAMP + self.updates))
+        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)  # noqa: SLF001 - torch's fused form has no public name
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Replace the weights by their average."""
+        torch._foreach_copy_(self.parameters, self.average)  # noqa: SLF001 - as above
+
+
+def optimise(
+    modules: Sequence[nn.Module],
+    loss: Callable[[int], Tensor | None],
+    plan: Optimisation,
+    on_step: Callable[[int, Tensor], None] = lambda _step, _loss: None,
+) -> None:
+    """Minimise `loss(step)` over the modules' trainable parameters and leave the averaged weights in them.
+
+    `loss` may answer None: nothing of the batch counts, and neither optimiser, rate nor average moves. `on_step` sees each
+    step's loss as a tensor (reading its number costs a device sync, so the caller decides how often) and may raise to stop.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps + 1, pct_start=plan.warm_up)
+    average = ExponentialMovingAverage(parameters, plan.ema_decay) if plan.ema_decay is not None else None
+    for module in modules:
+        module.train()
+    for step in range(plan.steps):
+        value = loss(step)
+        if value is not None:
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
+            optimiser.step()
+            rates.step()
+            if average is not None:
+                average.update()
+            on_step(step, value.detach())
+    if average is not None:
+        average.apply()
+    for module in modules:
+        module.eval()

@@ -1,0 +1,63 @@
+"""Which words carry the memorization score: gradients of d with respect to each token's embedding (Wen et al., corrected).
+
+B batch, L tokens, E embedding features, S seeds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared.diffusion.model import Model
+from shared.diffusion.noise import draw_noise
+from shared.memorization.magnitude import UnconditionalCache, first_timestep, noise_prediction_magnitude
+
+
+@dataclass(frozen=True)
+class WordWeight:
+    """A word of the prompt and its share of the score's gradient; the shares of one prompt sum to 1."""
+
+    text: str
+    weight: float
+
+
+def token_gradients(model: Model, prompts: Sequence[str], seeds: Sequence[int], cache: UnconditionalCache) -> Tensor:
+    """mean_j ‖∂d_j/∂e_c[k]‖₂ for every prompt and token, B×L, at step 0.
+
+    Per image, not over the stacked batch; ε_u is a constant; the gradient is taken at the text encoder's output.
+    Cost: one forward and one backward pass a prompt and seed.
+    """
+    noise = draw_noise(seeds, model.latent_shape).to(model.device)
+    eps_uncond = cache.get(model, seeds)
+    embeddings_BLE = model.encode(prompts).embeddings_BLE
+    t = first_timestep(model)
+    rows = []
+    for embedding_LE in embeddings_BLE:
+        with torch.enable_grad():
+            e_c = embedding_LE.expand(len(seeds), -1, -1).clone().requires_grad_()  # one leaf row a seed: gradients stay apart
+            d_S = noise_prediction_magnitude(model.predict_noise(noise, t, e_c), eps_uncond)
+            (gradient_SLE,) = torch.autograd.grad(d_S.sum(), e_c)
+        rows.append(gradient_SLE.norm(dim=2).mean(0))
+    return torch.stack(rows)
+
+
+def attribute(model: Model, prompts: Sequence[str], seeds: Sequence[int], cache: UnconditionalCache) -> list[list[WordWeight]]:
+    """Weights of each prompt's words, in order; pieces of one word are merged by their maximum, markers and padding dropped."""
+    gradients_BL = token_gradients(model, prompts, seeds, cache).cpu()
+    return [_by_word(model, prompt, gradient_L) for prompt, gradient_L in zip(prompts, gradients_BL, strict=True)]
+
+
+def _by_word(model: Model, prompt: str, gradient_L: Tensor) -> list[WordWeight]:
+    offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    words = [(match.start(), match.end(), match.group()) for match in re.finditer(r"\S+", prompt)]
+    strongest = [0.0] * len(words)
+    for position, (start, end) in enumerate(offsets):
+        for index, (word_start, word_end, _) in enumerate(words):
+            if start < end and start < word_end and end > word_start:
+                strongest[index] = max(strongest[index], float(gradient_L[position]))
+    total = sum(strongest) or 1.0
+    return [WordWeight(text, weight / total) for (_, _, text), weight in zip(words, strongest, strict=True)]
