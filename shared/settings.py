@@ -20,10 +20,14 @@ class Settings(BaseSettings):
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
-    body_limit_bytes: int = Field(default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own.")
+    body_limit_bytes: int = Field(
+        default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
+    )
     upload_limit_bytes: int = Field(default=33_554_432, ge=1024, description="Largest body of a route that takes images, in bytes.")
 
-    store: Literal["directory", "s3"] = Field(default="directory", description="Where objects lie: a folder under LETHE_HOME, or an S3 server.")
+    store: Literal["directory", "s3"] = Field(
+        default="directory", description="Where objects lie: a folder under LETHE_HOME, or an S3 server."
+    )
     s3_endpoint: str = Field(default="", description="host:port of the S3 server.")
     s3_bucket: str = Field(default="lethe", description="Bucket of all objects.")
     s3_region: str = Field(default="us-east-1", description="Region; set, so that no location call precedes the first request.")
