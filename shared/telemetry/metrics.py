@@ -1,0 +1,22 @@
+"""The one metric that belongs to no module: what build is running."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from prometheus_client import Gauge
+
+BUILD_INFO = Gauge("lethe_build_info", "The running build; always 1.", ["version", "revision"])
+
+
+def lethe_version() -> str:
+    """The installed version, or `0+source` when Lethe runs from a checkout that is not installed."""
+    try:
+        return metadata.version("lethe")
+    except metadata.PackageNotFoundError:
+        return "0+source"
+
+
+def publish_build_info(*, revision: str = "unknown") -> None:
+    """Set `lethe_build_info` for this process."""
+    BUILD_INFO.labels(version=lethe_version(), revision=revision).set(1)
