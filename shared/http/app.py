@@ -1,0 +1,126 @@
+"""The one way in which a service's app is made: state, problems, limits, health, metrics and contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, Field
+
+from shared.http.docs import docs_routes
+from shared.http.handlers import install_problem_handlers
+from shared.http.health import health_routes
+from shared.http.limits import BodyLimit
+from shared.http.metrics import RequestObserver
+from shared.http.problems import PROBLEM_MEDIA_TYPE, Problem
+from shared.http.state import Draining, read_state
+from shared.settings import Settings
+from shared.telemetry import lethe_version, publish_build_info
+
+StateT = TypeVar("StateT")
+
+_PROBLEM_SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
+# Declared on every route; naming 422 here replaces FastAPI's own shape of it.
+_PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_SCHEMA}}}
+    for status, description in {
+        400: "Unreadable",
+        401: "Unauthenticated",
+        403: "Not allowed",
+        404: "Not found",
+        405: "Method not allowed",
+        409: "In conflict with the present state",
+        413: "Body too large",
+        415: "Body is not plain JSON",
+        422: "Against the schema",
+        429: "Over quota",
+        503: "Saturated, or a dependency is away",
+    }.items()
+}
+
+
+class ServiceInfo(BaseModel):
+    """Who answers here."""
+
+    service: str = Field(description="The service's name.")
+    version: str = Field(description="The installed version of Lethe.")
+    contract: str = Field(description="The version of the HTTP contract.")
+
+
+def create_app(
+    *,
+    service: str,
+    settings: Settings,
+    routers: Sequence[APIRouter],
+    lifespan: Callable[[Settings], AbstractAsyncContextManager[StateT]],
+    state_type: type[StateT],
+    ready: Callable[[StateT], list[str]],
+    upload_paths: Sequence[str] = (),
+) -> FastAPI:
+    """The app of a service.
+
+    `lifespan` makes the service's state and closes it; `ready` answers, on a thread, why the service should get no work;
+    bodies below `upload_paths` may be as large as LETHE_UPLOAD_LIMIT_BYTES.
+    """
+
+    @asynccontextmanager
+    async def with_state(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        """Keep the service's state where requests find it."""
+        async with lifespan(settings) as state:
+            publish_build_info()
+            yield {"service": state}
+
+    def check_ready(request: Request) -> list[str]:
+        """Ask the service with its own state."""
+        return ready(read_state(request, state_type))
+
+    app = FastAPI(
+        title=f"Lethe {service}",
+        version=lethe_version(),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=with_state,
+        responses=_PROBLEM_RESPONSES,
+    )
+    app.state.draining = Draining()
+    app.state.settings = settings
+    install_problem_handlers(app)
+    app.add_middleware(
+        BodyLimit, limit_bytes=settings.body_limit_bytes, upload_limit_bytes=settings.upload_limit_bytes, upload_paths=upload_paths
+    )
+    app.add_middleware(RequestObserver)  # added last, hence outermost
+    for router in (health_routes(ready=check_ready), docs_routes(), _info_routes(service), *routers):
+        app.include_router(router)
+    app.openapi = _openapi_with_problems(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    return app
+
+
+def _info_routes(service: str) -> APIRouter:
+    """Discovery."""
+    router = APIRouter(tags=["discovery"])
+
+    @router.get("/v1/info", summary="Which service this is")
+    async def info() -> ServiceInfo:
+        """Which service answers, and in which version."""
+        return ServiceInfo(service=service, version=lethe_version(), contract="v1")
+
+    return router
+
+
+def _openapi_with_problems(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """FastAPI's schema, with the problem that all routes refer to."""
+
+    def openapi() -> dict[str, Any]:
+        """The schema, made once."""
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            components |= problem.pop("$defs", {}) | {"Problem": problem}
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return openapi

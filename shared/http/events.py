@@ -1,0 +1,62 @@
+"""Server-sent events of a job: numbered, resumable by Last-Event-ID, with a heartbeat and a final `end`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
+
+from fastapi import Request
+
+from shared.http.problems import MalformedRequestError
+from shared.http.state import Draining
+from shared.jobs.records import Job, JobStore
+
+SSE_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+# Progress is written five times a second at most; looking more often shows nothing new.
+_POLL_SECONDS: Final = 0.2
+# Proxies close connections that are silent for half a minute or more.
+HEARTBEAT_SECONDS: Final = 15.0
+# An event number has at most as many digits as a 64-bit integer.
+_MAX_DIGITS: Final = 18
+
+
+def read_last_event_id(request: Request) -> int:
+    """The number after which a caller wants to go on; 0 for the beginning."""
+    header = request.headers.get("last-event-id", "0")
+    if not (header.isascii() and header.isdecimal() and len(header) <= _MAX_DIGITS):
+        raise MalformedRequestError("The Last-Event-ID must be the id of an event of this stream.")
+    return int(header)
+
+
+async def job_events(
+    *,
+    store: JobStore,
+    job_id: str,
+    after: int,
+    draining: Draining,
+    describe: Callable[[Job], dict[str, Any]],
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
+) -> AsyncIterator[str]:
+    """The events of a job after number `after`, as text, until its end or until the service stops."""
+    silent_since = time.monotonic()
+    while not draining.begun:
+        for event in await asyncio.to_thread(store.events_since, job_id, after):
+            after = event.sequence
+            silent_since = time.monotonic()
+            if event.name == "end":
+                yield _frame(event.sequence, "end", describe(await asyncio.to_thread(store.get, job_id)))
+                return
+            yield _frame(event.sequence, event.name, event.data)
+        if time.monotonic() - silent_since >= heartbeat_seconds:
+            silent_since = time.monotonic()
+            yield ": heartbeat\n\n"
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def _frame(number: int, name: str, data: dict[str, Any]) -> str:
+    """One event in the wire format; JSON without line breaks needs one data line."""
+    return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"

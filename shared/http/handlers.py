@@ -1,0 +1,111 @@
+"""How exceptions become problems: Lethe's errors, FastAPI's validation, the router's 404 and 405, and defects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from shared.errors import LetheError
+from shared.http.problems import (
+    PROBLEM_BASE,
+    PROBLEM_KINDS,
+    PROBLEM_MEDIA_TYPE,
+    FieldProblem,
+    problem_document,
+    problem_of,
+    retry_headers,
+    slug_of,
+)
+from shared.telemetry import current_trace_id, get_logger
+
+_SLUG_OF_STATUS: Final[Mapping[int, str]] = {
+    400: "malformed-request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    405: "method-not-allowed",
+    409: "state-conflict",
+    410: "gone",
+    413: "payload-too-large",
+    415: "unsupported-media-type",
+    429: "rate-limited",
+    503: "dependency-unavailable",
+}
+# A part of a location that looks like a field's name; anything else may be a caller's text and is not repeated.
+_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
+
+_LOG = get_logger(__name__)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make an app answer every error with a problem."""
+    app.add_exception_handler(LetheError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+
+
+def problem_response(document: dict[str, Any], *, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """A problem as a response, with Retry-After where waiting helps."""
+    slug = str(document["type"]).removeprefix(PROBLEM_BASE)
+    return JSONResponse(
+        document, status_code=document["status"], headers={**retry_headers(slug), **(headers or {})}, media_type=PROBLEM_MEDIA_TYPE
+    )
+
+
+def defect_response(path: str) -> JSONResponse:
+    """What a caller sees of a defect: the trace id and nothing else."""
+    return problem_response(problem_document("internal", instance=path, trace_id=current_trace_id()))
+
+
+async def _answer_error(request: Request, error: Exception) -> JSONResponse:
+    """One of Lethe's own errors."""
+    slug = slug_of(error)
+    if PROBLEM_KINDS[slug].status >= 500:
+        _LOG.warning("request failed", slug=slug, exc_info=error)
+    return problem_response(problem_of(error, instance=request.url.path, trace_id=current_trace_id()))
+
+
+async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
+    """A request against the schema, or one that is no JSON at all."""
+    violations = cast("RequestValidationError", error).errors()
+    slug, detail = "validation", "Some fields break the schema; see errors."
+    if any(violation["type"] == "json_invalid" for violation in violations):
+        slug, detail = "malformed-request", "The body is not valid JSON."
+    errors = [_field_problem(violation) for violation in violations] if slug == "validation" else None
+    return problem_response(problem_document(slug, detail=detail, instance=request.url.path, trace_id=current_trace_id(), errors=errors))
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    """What Starlette's router and FastAPI's parser raise."""
+    raised = cast("HTTPException", error)
+    slug = _SLUG_OF_STATUS.get(raised.status_code, "internal" if raised.status_code >= 500 else "malformed-request")
+    document = problem_document(slug, instance=request.url.path, trace_id=current_trace_id())
+    return problem_response(document, headers=raised.headers)
+
+
+def _field_problem(violation: Mapping[str, Any]) -> FieldProblem:
+    """One violation without what was sent."""
+    loc = [_safe_part(part) for part in cast("Sequence[str | int]", violation["loc"])]
+    return FieldProblem(loc=loc, msg=_safe_message(violation), type=str(violation["type"]))
+
+
+def _safe_part(part: str | int) -> str | int:
+    """A position, or a name that can be a field's."""
+    return part if isinstance(part, int) or _FIELD_NAME.fullmatch(part) else "(unnamed)"
+
+
+def _safe_message(violation: Mapping[str, Any]) -> str:
+    """Pydantic's message, unless it quotes what was sent."""
+    message = str(violation["msg"])
+    if violation["type"] == "union_tag_invalid":
+        return f"Input should have one of the tags {violation['ctx']['expected_tags']}"
+    sent = violation.get("input")
+    if isinstance(sent, str) and len(sent) > 1 and sent in message:
+        return "Input is not valid"
+    return message

@@ -1,0 +1,56 @@
+"""Whether a service lives and whether it should get work; outside the schema, telling neither version nor path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from starlette.responses import Response
+
+from shared.errors import LetheError
+from shared.http.metrics import exposition
+from shared.http.state import draining_of
+
+ReadyCheck = Callable[[Request], list[str]]
+
+# A probe that hangs is a probe that fails; Kubernetes gives up after a second by default.
+_READY_TIMEOUT_SECONDS: Final = 5.0
+
+
+def health_routes(*, ready: ReadyCheck) -> APIRouter:
+    """/livez, /readyz and /metrics; `ready` answers why the service should get no work, or nothing."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/livez")
+    async def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @router.get("/readyz")
+    async def readyz(request: Request) -> JSONResponse:
+        """200 when requests are welcome, 503 with the reasons when not."""
+        reasons = ["draining"] if draining_of(request.app).begun else await _reasons(ready, request)
+        headers = {"Cache-Control": "no-store"}
+        if reasons:
+            return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503, headers=headers)
+        return JSONResponse({"status": "ready"}, headers=headers)
+
+    @router.get("/metrics")
+    def metrics() -> Response:
+        """Prometheus' text format."""
+        return exposition()
+
+    return router
+
+
+async def _reasons(ready: ReadyCheck, request: Request) -> list[str]:
+    """What the check says, in time; an error that it raises is a reason too."""
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(ready, request), _READY_TIMEOUT_SECONDS)
+    except TimeoutError:
+        return ["the readiness check does not end"]
+    except LetheError as error:
+        return [str(error)]

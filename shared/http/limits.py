@@ -1,0 +1,97 @@
+"""What a body may be: plain JSON, and no larger than its route allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared.errors import LetheError, PayloadTooLargeError
+from shared.http.handlers import problem_response
+from shared.http.problems import UnsupportedMediaTypeError, problem_of
+from shared.telemetry import current_trace_id
+
+REJECTED = Counter("lethe_requests_rejected_total", "Requests refused before any work was done.", ["reason"])
+
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class BodyLimit:
+    """ASGI middleware: reads the body, counting what arrives whatever its headers claim, and refuses what is too large or no JSON."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, upload_limit_bytes: int, upload_paths: Sequence[str] = ()) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+        self._upload_limit_bytes = upload_limit_bytes
+        self._upload_paths = tuple(upload_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its whole body in one message."""
+        if scope["type"] != "http" or scope["method"] not in _METHODS_WITH_BODY:
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await self._read(scope, receive)
+        except LetheError as error:
+            REJECTED.labels(reason="body").inc()
+            document = problem_of(error, instance=scope["path"], trace_id=current_trace_id())
+            # What is left of the body is not read, so the connection cannot be used again.
+            await problem_response(document, headers={"Connection": "close"})(scope, receive, send)
+            return
+        if body is not None:
+            await self._app(scope, _replay(body, receive), send)
+
+    def _limit_for(self, path: str) -> int:
+        """The limit of a route."""
+        return self._upload_limit_bytes if path.startswith(self._upload_paths) else self._limit_bytes
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body; None when the caller went away before it was complete."""
+        limit = self._limit_for(scope["path"])
+        headers = Headers(scope=scope)
+        too_large = PayloadTooLargeError(f"The body is larger than the {limit} bytes that this route reads.")
+        claimed = headers.get("content-length", "")
+        if claimed.isdecimal() and int(claimed[:20]) > limit:
+            raise too_large
+        chunks: list[bytes] = []
+        count = 0
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk = message.get("body", b"")
+            count += len(chunk)
+            if count > limit:
+                raise too_large
+            chunks.append(chunk)
+            more = message.get("more_body", False)
+        if count:
+            _require_plain_json(headers)
+        return b"".join(chunks)
+
+
+def _require_plain_json(headers: Headers) -> None:
+    """Refuse bodies that are compressed or of another type."""
+    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise UnsupportedMediaTypeError("The body is compressed; send it plain.")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (media_type.startswith("application/") and media_type.endswith("+json")):
+        raise UnsupportedMediaTypeError("The body must be JSON with Content-Type: application/json.")
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive channel that gives the body once and then what the connection says (that the caller went away)."""
+    given = False
+
+    async def replay() -> Message:
+        """The body, then the connection's own messages."""
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

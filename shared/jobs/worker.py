@@ -1,0 +1,84 @@
+"""The child's side of a job: `python -m services.trainer.worker JOB_ID` runs one attempt and settles the record."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shared.errors import JobCancelledError, LetheError
+from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
+from shared.jobs.failures import failure_of
+from shared.jobs.records import Job, JobStore
+from shared.settings import Settings, get_settings
+from shared.telemetry import bind_context, configure_logging, get_logger
+
+Handler = Callable[[JobContext], dict[str, Any]]
+Handlers = Mapping[str, Handler]
+
+EXIT_SETTLED = 0
+EXIT_USAGE = 64
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_LOG = get_logger(__name__)
+
+
+def run_worker(service: str, handlers: Handlers, arguments: Sequence[str] | None = None) -> int:
+    """Run the job named on the command line; answers the exit code for `sys.exit`."""
+    die_with_parent()
+    configure_logging(service)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1:
+        _LOG.error("usage: python -m WORKER_MODULE JOB_ID")
+        return EXIT_USAGE
+    settings = get_settings()
+    store = JobStore(settings.sql_url)
+    try:
+        return _run_job(store.get(given[0]), store=store, settings=settings, handlers=handlers)
+    finally:
+        store.close()
+
+
+def die_with_parent() -> None:
+    """End this process as soon as its parent does, or at once if the parent is gone already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None and parent != str(os.getppid()):
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _run_job(job: Job, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
+    """Run one attempt at a claimed job."""
+    bind_context(job_id=job.id, trace_id=job.trace_id or "")
+    if job.state != "running" or job.kind not in handlers:
+        _LOG.error("job cannot be run here", state=job.state, kind=job.kind)
+        return EXIT_USAGE
+    context = JobContext(job=job, store=store, settings=settings)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: context.interrupt())
+    try:
+        with context.exchanging():
+            context.check_cancelled()
+            result = handlers[job.kind](context)
+        json.dumps(result, allow_nan=False)
+    except JobInterruptedError:
+        _LOG.info("job interrupted")
+        return EXIT_INTERRUPTED
+    except JobCancelledError:
+        settled = store.cancelled(job_id=job.id, attempt=job.attempt)
+    except LetheError as error:
+        _LOG.warning("job failed", exc_info=error)
+        settled = store.fail(job_id=job.id, attempt=job.attempt, problem=failure_of(error, trace_id=job.trace_id))
+    except Exception as error:  # noqa: BLE001 - whatever it was, the record must say that the job ended
+        _LOG.exception("job failed by a defect")
+        settled = store.fail(job_id=job.id, attempt=job.attempt, problem=failure_of(error, trace_id=job.trace_id))
+    else:
+        settled = store.succeed(job_id=job.id, attempt=job.attempt, result=result)
+    if not settled:
+        _LOG.warning("job was taken over by another attempt; its outcome is dropped")
+    return EXIT_SETTLED
