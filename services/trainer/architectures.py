@@ -18,7 +18,9 @@ from shared.diffusion.model import Model
 BEGIN, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 TINY_TOKENS: Final = 64  # window of the tiny text encoder; Stable Diffusion reads 77
 TINY_WIDTH: Final = 64
-CLIP_WORDS: Final = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")  # CLIP's own split: letters, single digits, the rest
+CLIP_WORDS: Final = Regex(
+    r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)  # CLIP's own split: letters, single digits, the rest
 
 
 def build_tiny(prompts: Iterable[str], image_size: int) -> Model:

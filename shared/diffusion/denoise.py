@@ -93,7 +93,9 @@ def _predict(
     return cached, model.predict_noise(x_t, t, conditioning.embeddings_BLE)
 
 
-def sample(model: Model, conditioning: Conditioning, noise_BCHW: Tensor, *, steps: int, guidance: Guidance, scheduler: SchedulerName = "ddim") -> Tensor:
+def sample(
+    model: Model, conditioning: Conditioning, noise_BCHW: Tensor, *, steps: int, guidance: Guidance, scheduler: SchedulerName = "ddim"
+) -> Tensor:
     """Run the loop to its end: x_0 as latents, B×C×H×W."""
     x_0 = noise_BCHW
     for step in denoise(model, conditioning, noise_BCHW, steps=steps, guidance=guidance, scheduler=scheduler):

@@ -23,7 +23,10 @@ ALLOWED_COMPONENTS: Final = {
     "tokenizer": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
     "unet": ("diffusers", {"UNet2DConditionModel"}),
     "vae": ("diffusers", {"AutoencoderKL"}),
-    "scheduler": ("diffusers", {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler"}),
+    "scheduler": (
+        "diffusers",
+        {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler"},
+    ),
 }
 IGNORED_COMPONENTS: Final = {"safety_checker", "feature_extractor", "image_encoder"}  # of Stable Diffusion folders; never loaded
 
@@ -95,7 +98,11 @@ class Model:
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "image_encoder": [None, None]}
         index |= {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
-        index |= {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"], "scheduler": ["diffusers", "DDIMScheduler"]}
+        index |= {
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+        }
         (folder / "model_index.json").write_text(json.dumps(index, indent=2))
 
     @property

@@ -52,7 +52,11 @@ class Film:
 def make_cohort(patients: int, seed: int) -> list[Film]:
     """Draw a cohort: one to four films a patient, each with its own findings, exposure and accession number."""
     rng = np.random.default_rng(seed)
-    plan = [(identity, study) for identity in range(1, patients + 1) for study in range(1, int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15])) + 1)]
+    plan = [
+        (identity, study)
+        for identity in range(1, patients + 1)
+        for study in range(1, int(rng.choice([1, 2, 3, 4], p=[0.3, 0.35, 0.2, 0.15])) + 1)
+    ]
     accessions = 10_000 + rng.permutation(90_000)[: len(plan)]
     people = {identity: _draw_patient(identity, np.random.default_rng([seed, identity])) for identity in range(1, patients + 1)}
     films = []
@@ -136,7 +140,10 @@ def _draw_findings(rng: np.random.Generator) -> dict[str, Side | None]:
     count = int(rng.choice([1, 2, 3], p=[0.5, 0.38, 0.12]))
     chosen = rng.choice(len(FINDINGS), size=count, replace=False)
     sides = rng.choice(2, size=count)
-    return {FINDINGS[i]: (DEVICE_SIDES[s] if FINDINGS[i] in SIDED else None) for i, s in sorted(zip(chosen.tolist(), sides.tolist(), strict=True))}
+    return {
+        FINDINGS[i]: (DEVICE_SIDES[s] if FINDINGS[i] in SIDED else None)
+        for i, s in sorted(zip(chosen.tolist(), sides.tolist(), strict=True))
+    }
 
 
 # ---------------------------------------------------------------- geometry
@@ -219,7 +226,10 @@ def _lung(u: Array, v: Array, film: Film, side: Side) -> Array:
     centre_u = sign * (a["lung_gap"] + a["lung_width"])
     centre_u, x = centre_u * 0.98, sign * u
     taper = 1 - 0.28 * np.clip((middle_v - v) / half_v, 0, 1) ** 1.5  # narrower towards the apex
-    r = (np.abs((x - abs(centre_u) * taper) / (a["lung_width"] * taper)) ** a["lung_shape"] + np.abs((v - middle_v) / half_v) ** a["lung_shape"]) - 1
+    r = (
+        np.abs((x - abs(centre_u) * taper) / (a["lung_width"] * taper)) ** a["lung_shape"]
+        + np.abs((v - middle_v) / half_v) ** a["lung_shape"]
+    ) - 1
     dome = v - (base - a["dome_height"] * (1 - ((x - abs(centre_u)) / a["lung_width"]) ** 2))
     return _inside(r, 0.10) * _inside(dome, 0.025)
 
@@ -251,7 +261,9 @@ def _heart(u: Array, v: Array, film: Film) -> Array:
 
 def _clavicles(u: Array, v: Array, a: dict[str, float], body: Array) -> Array:
     line = v - a["clavicle_height"] - a["clavicle_angle"] * (np.abs(u) - 0.3) + 0.10 * np.sin(np.abs(u) * 5)
-    return a["clavicle_contrast"] * body * np.exp(-((line / 0.035) ** 2)) * _inside(0.08 - np.abs(u), 0.02) * _inside(np.abs(u) - 0.72, 0.04)
+    return (
+        a["clavicle_contrast"] * body * np.exp(-((line / 0.035) ** 2)) * _inside(0.08 - np.abs(u), 0.02) * _inside(np.abs(u) - 0.72, 0.04)
+    )
 
 
 # ---------------------------------------------------------------- findings
@@ -269,7 +281,9 @@ def _finding(name: str, side: Side | None, u: Array, v: Array, film: Film, lungs
         return 0.46 * lung * _inside(meniscus - v, 0.03)
     if name == "Consolidation":
         centre = (centre_u * (0.9 + 0.15 * place), -0.42 + 0.55 * place)
-        return 0.36 * severity * lung * _blob(u, v, centre, (0.28, 0.24), 0.25) * (0.55 + 0.6 * _texture(u, v, film.exposure["texture_seed"]))
+        return (
+            0.36 * severity * lung * _blob(u, v, centre, (0.28, 0.24), 0.25) * (0.55 + 0.6 * _texture(u, v, film.exposure["texture_seed"]))
+        )
     if name == "Atelectasis":  # the raised dome is drawn by `_base_height`; here the plate above it
         height = _base_height(film, side or "left") - a["dome_height"] - 0.12
         return 0.34 * lung * np.exp(-(((v - height - 0.25 * sign * (u - centre_u)) / 0.045) ** 2))

@@ -85,7 +85,13 @@ def first_timestep(model: Model) -> int:
 
 
 def screen(
-    model: Model, conditioning: Conditioning, seeds: Sequence[int], *, steps: int, cache: UnconditionalCache, batch_size: int = FORWARD_BATCH
+    model: Model,
+    conditioning: Conditioning,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    cache: UnconditionalCache,
+    batch_size: int = FORWARD_BATCH,
 ) -> Tensor:
     """d for each prompt, seed and screened step: P×S×T; all prompts share the same noises.
 
