@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from shared.errors import InvalidRequestError
 
@@ -70,7 +72,7 @@ class Model:
     def __post_init__(self) -> None:
         """Put the parts in place and derive the noise schedule."""
         for part in (self.text_encoder, self.unet, self.vae):
-            part.to(self.device).eval()  # type: ignore[arg-type]
+            part.to(self.device).eval()
         self.alphas_cumprod: Tensor = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod.to(self.device)
         self._unconditional: Tensor | None = None
 
@@ -78,6 +80,7 @@ class Model:
     def load(cls, folder: Path, *, key: str, device: str = "cpu") -> Model:
         """Load a diffusers folder (Stable Diffusion 1.x/2.x layout): safetensors only, allow-listed classes, no code beside it."""
         check_folder(folder)
+        silence_libraries()
         local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
         return cls(
             text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **local),
@@ -119,7 +122,7 @@ class Model:
     @property
     def image_size(self) -> int:
         """Pixels along each side of an image."""
-        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return int(self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
     def token_limit(self) -> int:
@@ -168,6 +171,13 @@ class Model:
         """Latents decoded to grey images in [0, 1], B×H×W."""
         pixels = self.vae.decode(latents_BCHW / self.vae.config.scaling_factor, return_dict=False)[0]
         return torch.as_tensor((pixels.float().mean(1) / 2 + 0.5).clamp(0, 1))
+
+
+def silence_libraries() -> None:
+    """Keep progress bars and advice of diffusers and transformers out of logs that hold one JSON object a line."""
+    for library in (diffusers_logging, transformers_logging):
+        library.disable_progress_bar()
+        library.set_verbosity_error()
 
 
 def check_folder(folder: Path) -> None:

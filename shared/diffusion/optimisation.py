@@ -29,7 +29,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         """Start from the present weights."""
-        self.parameters = list(parameters)
+        self.parameters: list[Tensor] = list(parameters)
         self.decay = decay
         self.updates = 0
         self.average = [p.detach().clone() for p in self.parameters]
@@ -39,12 +39,12 @@ class ExponentialMovingAverage:
         """Follow the weights by one update."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (EMA_RAMP + self.updates))
-        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)  # noqa: SLF001 - torch's fused form has no public name
+        torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:
         """Replace the weights by their average."""
-        torch._foreach_copy_(self.parameters, self.average)  # noqa: SLF001 - as above
+        torch._foreach_copy_(self.parameters, self.average)
 
 
 def optimise(
@@ -68,7 +68,7 @@ def optimise(
         value = loss(step)
         if value is not None:
             optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
             optimiser.step()
             rates.step()

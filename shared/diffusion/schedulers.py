@@ -15,7 +15,7 @@ SCHEDULERS: Final[dict[SchedulerName, tuple[Any, dict[str, Any]]]] = {
 }
 
 
-def make_scheduler(name: SchedulerName, config: dict[str, Any], steps: int) -> Any:  # noqa: ANN401 - diffusers ships no types
+def make_scheduler(name: SchedulerName, config: dict[str, Any], steps: int) -> Any:
     """A fresh scheduler with `steps` timesteps set; it expects epsilon because `Model.predict_noise` always answers epsilon."""
     scheduler_class, options = SCHEDULERS[name]
     plain = {key: value for key, value in config.items() if not key.startswith("_")}

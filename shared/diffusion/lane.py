@@ -1,0 +1,56 @@
+"""The one thread on which a service's tensor work runs, with a bounded queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from shared.errors import SaturatedError
+
+ResultT = TypeVar("ResultT")
+
+# Refusing early keeps the wait of those already queued bearable.
+MAX_WAITING: Final = 64
+
+
+class ComputeLane:
+    """Runs one piece of work at a time off the event loop; two forwards side by side would only slow each other down."""
+
+    def __init__(self, *, max_waiting: int = MAX_WAITING) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="compute")
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._admitted = 0
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether the next piece of work would be refused."""
+        return self._admitted > self._max_waiting
+
+    async def run(self, work: Callable[[], ResultT]) -> ResultT:
+        """The result of `work`, once its turn has come; SaturatedError at once when too many wait.
+
+        A caller that stops waiting gives its place up only when its work is done, or was never begun.
+        """
+        with self._lock:
+            if self.is_saturated:
+                raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
+            self._admitted += 1
+        try:
+            future = self._thread.submit(work)
+        except RuntimeError:
+            self._leave()
+            raise
+        future.add_done_callback(self._leave)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the work under way end and drop what waits."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _leave(self, _done: Future[Any] | None = None) -> None:
+        with self._lock:
+            self._admitted -= 1
