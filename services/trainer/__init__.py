@@ -1,0 +1,1 @@
+"""The trainer: data sets in, models out."""

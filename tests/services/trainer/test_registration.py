@@ -1,0 +1,307 @@
+"""Registering data sets: what is committed, what is told about it, and that failure commits nothing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from services.trainer.registration import DatasetSpec, register, source_folder
+from shared.catalog import Catalog, DatasetManifest, new_id
+from shared.errors import DatasetError, ForbiddenError, InvalidRequestError, JobCancelledError
+from shared.imaging.chexpert import COLUMNS
+from shared.imaging.films import FilmTable
+from shared.imaging.prompts import normalise_prompt
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+
+PHANTOM: dict[str, Any] = {
+    "name": "phantom",
+    "source": {"format": "phantom", "patients": 30},
+    "image_size": 16,
+    "prompt": {"template": "impression"},
+    "control_fraction": 0.2,
+    "canaries": {"count": 4, "repeats": 40},
+}
+
+
+class House:
+    """A home with an import root, a catalog, and what jobs reported."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.data = home / "imports"
+        self.data.mkdir()
+        self.settings = Settings(home=home, import_roots=str(self.data))
+        self.catalog = Catalog(DirectoryStore(home / "store"), home / "cache")
+        self.reports: list[tuple[int, int, str]] = []
+
+    def register(self, spec: dict[str, Any], dataset_id: str | None = None) -> DatasetManifest:
+        return register(
+            DatasetSpec.model_validate(spec),
+            dataset_id=dataset_id or new_id("dataset"),
+            catalog=self.catalog,
+            settings=self.settings,
+            report=lambda step, total, message: self.reports.append((step, total, message)),
+        )
+
+    def films(self, manifest: DatasetManifest) -> FilmTable:
+        return FilmTable(self.catalog.fetch(manifest))
+
+    def chexpert(self, rows: int = 12, **columns: Callable[[int], str]) -> dict[str, Any]:
+        """Write a small CheXpert folder, one film a patient, and return its spec."""
+        folder = self.data / "set"
+        with_defaults: dict[str, Callable[[int], str]] = {
+            "Sex": lambda _: "Male",
+            "Age": lambda n: str(40 + n),
+            "Frontal/Lateral": lambda _: "Frontal",
+            "AP/PA": lambda _: "AP",
+            "Edema": lambda _: "1.0",
+        } | columns
+        folder.mkdir()
+        with (folder / "train.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            for n in range(rows):
+                path = f"train/patient{n:05}/study1/view1_frontal.jpg"
+                writer.writerow({"Path": f"set/{path}"} | {name: value(n) for name, value in with_defaults.items()})
+                (folder / path).parent.mkdir(parents=True)
+                pixels = np.random.default_rng(n).integers(0, 256, (20, 20), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / path)
+        return {"name": "ward", "source": {"format": "chexpert", "uri": f"file://{folder}"}, "image_size": 16, "control_fraction": 0.25}
+
+    def committed(self) -> list[str]:
+        return [manifest.id for manifest in self.catalog.list("dataset", 10)[0]]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> tuple[House, DatasetManifest]:
+    house = House(tmp_path_factory.mktemp("home"))
+    return house, house.register(PHANTOM)
+
+
+# ---------------------------------------------------------------- what is committed
+
+
+def test_phantom_is_registered_through_its_folder(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    films = house.films(manifest).facts
+    assert (house.home / "phantom/30-patients-32-pixels-seed-0/CheXpert-v1.0-small/train.csv").is_file()
+    assert {film.view for film in films} == {"AP", "PA"}
+    assert manifest.counts == {split: sum(film.split == split for film in films) for split in ("train", "control", "canary")}
+    assert manifest.counts["canary"] == manifest.patients["canary"] == 4
+    assert manifest.patients["control"] == 6
+    assert manifest.prompt_uniqueness == {"distinct": len(films), "rows_k1": len(films)}
+    assert manifest.duplicates == 0
+    assert house.committed() == [manifest.id]
+    assert not (house.home / "registrations" / manifest.id).exists()
+
+
+def test_control_patients_are_never_trained_on(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    films = house.films(manifest).facts
+    sides = {name: {film.patient for film in films if film.fold == name} for name in ("", "calibration", "evaluation")}
+    assert not sides[""] & (sides["calibration"] | sides["evaluation"])
+    assert not sides["calibration"] & sides["evaluation"]
+    assert len(sides["calibration"]) == len(sides["evaluation"]) == 3
+
+
+def test_canaries_repeat_and_have_prompts_of_their_own(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    films = house.films(manifest).facts
+    canaries = [film for film in films if film.split == "canary"]
+    assert [film.repeats for film in canaries] == [40] * 4
+    assert {film.repeats for film in films if film.split != "canary"} == {1}
+    prompts = [normalise_prompt(film.prompt) for film in films]
+    assert all(prompts.count(normalise_prompt(film.prompt)) == 1 for film in canaries)
+
+
+def test_digest_is_that_of_the_picture(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    table = house.films(manifest)
+    film = table.film(3)
+    assert film.sha256 == hashlib.sha256(film.png).hexdigest()
+    assert table.images([3]).shape == (1, 16, 16)
+
+
+def test_progress_ends_where_it_said(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    reading = [(step, total) for step, total, message in house.reports if message == "reading films"]
+    total = sum(manifest.counts.values())
+    assert reading == [(step, total) for step in range(1, total + 1)]
+    assert {message for _, _, message in house.reports} == {
+        "drawing films",
+        "reading the table of films",
+        "reading films",
+        "storing the data set",
+    }
+
+
+def test_same_seed_commits_the_same_files(phantom: tuple[House, DatasetManifest], house: House) -> None:
+    again = house.register(PHANTOM)
+    assert again.files == phantom[1].files
+    assert house.register(PHANTOM | {"seed": 1}).files != again.files
+
+
+def test_second_run_of_a_job_returns_the_first_ones_commit(phantom: tuple[House, DatasetManifest]) -> None:
+    house, manifest = phantom
+    reports = len(house.reports)
+    assert house.register(PHANTOM, manifest.id) == manifest
+    assert len(house.reports) == reports
+
+
+def test_phantom_is_written_where_the_uri_says(house: House) -> None:
+    house.register(PHANTOM | {"source": {"format": "phantom", "patients": 10, "uri": f"file://{house.data}/here"}, "canaries": None})
+    assert (house.data / "here/CheXpert-v1.0-small/train.csv").is_file()
+
+
+def test_chexpert_folder_is_registered(house: House) -> None:
+    manifest = house.register(house.chexpert())
+    assert manifest.counts == {"train": 9, "control": 3}
+    assert manifest.patients == {"train": 9, "control": 3}
+    assert manifest.prompt_uniqueness == {"distinct": 1, "rows_k1": 0}
+    assert manifest.labels == list(COLUMNS[5:])
+    assert manifest.warnings == ["3 control films are too few to measure a false-positive rate of 1 %"]
+    assert {film.prompt for film in house.films(manifest).facts} == {"chest X-ray, AP, edema"}
+
+
+def test_uniqueness_counts_patients_not_rows(house: House) -> None:
+    spec = house.chexpert(4, Age=lambda n: str(50 + (n > 1)))
+    table = house.data / "set" / "train.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, *[lines[3].replace(",51,", ",77,")] * 2]) + "\n")  # one more caption, of one patient, on two rows
+    manifest = house.register(spec | {"prompt": {"template": "demographics"}, "control_fraction": 0.5})
+    assert manifest.prompt_uniqueness == {"distinct": 3, "rows_k1": 2}
+    assert manifest.duplicates == 2
+
+
+def test_warnings_tell_what_is_odd(house: House) -> None:
+    spec = house.chexpert(12, Age=lambda n: "0" if n < 3 else str(40 + n), Sex=lambda n: "Male" if n % 2 else "Female")
+    first, second = (house.data / "set" / f"train/patient{n:05}/study1/view1_frontal.jpg" for n in (5, 6))
+    second.write_bytes(first.read_bytes())
+    manifest = house.register(
+        spec | {"prompt": {"template": "demographics"}, "canaries": {"count": 2, "repeats": 5}, "control_fraction": 0.0}
+    )
+    assert manifest.duplicates == 1
+    assert manifest.warnings == [
+        "1 films have the same pixels as another film",
+        "3 films have no age",
+        "0 control films are too few to measure a false-positive rate of 1 %",
+        "2 films of patients are repeated for models to learn by heart; do not share a model trained on them",
+    ]
+
+
+def test_films_without_impression_are_left_out(house: House) -> None:
+    spec = house.chexpert(5) | {"prompt": {"template": "impression"}, "control_fraction": 0.4}
+    spec["source"] |= {"reports_csv": "reports.csv"}
+    lines = [f"train/patient{n:05}/study1/view1_frontal.jpg,Edema {n}." for n in range(4)]
+    (house.data / "set" / "reports.csv").write_text("\n".join(["path_to_image,section_impression", *lines]) + "\n")
+    manifest = house.register(spec)
+    assert sum(manifest.counts.values()) == 4
+    assert manifest.warnings[0] == "1 films have no impression and were left out"
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_unreadable_image_commits_nothing(house: House) -> None:
+    spec = house.chexpert()
+    path = house.data / "set/train/patient00007/study1/view1_frontal.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DatasetError, match=r"line 9: train/patient00007/study1/view1_frontal\.jpg is not a readable"):
+        house.register(spec)
+    assert house.committed() == []
+    assert not any((house.home / "registrations").iterdir())
+
+
+def test_more_canaries_than_unique_prompts_commit_nothing(house: House) -> None:
+    with pytest.raises(DatasetError, match="1 canaries asked for, but only 0"):
+        house.register(house.chexpert() | {"canaries": {"count": 1, "repeats": 40}})
+    assert house.committed() == []
+
+
+def test_cancelled_registration_commits_nothing(house: House) -> None:
+    def cancel(_step: int, _total: int, message: str) -> None:
+        if message == "reading films":
+            raise JobCancelledError
+
+    spec = DatasetSpec.model_validate(house.chexpert())
+    with pytest.raises(JobCancelledError):
+        register(spec, dataset_id=new_id("dataset"), catalog=house.catalog, settings=house.settings, report=cancel)
+    assert house.committed() == []
+    assert not any((house.home / "registrations").iterdir())
+
+
+def test_impressions_without_reports_are_refused(house: House) -> None:
+    with pytest.raises(DatasetError, match="no film has an impression"):
+        house.register(house.chexpert() | {"prompt": {"template": "impression"}})
+
+
+def test_missing_folder_is_named(house: House) -> None:
+    spec = house.chexpert() | {"source": {"format": "chexpert", "uri": f"file://{house.data}/none"}}
+    with pytest.raises(DatasetError, match="imports/none does not exist"):
+        house.register(spec)
+
+
+@pytest.mark.parametrize(
+    "uri", ["file:///etc", "file://{data}/../secret", "file://{data}/link", "file://{data}%2F..%2Fsecret", "file://{data}x"]
+)
+def test_folder_outside_the_import_roots_is_forbidden(house: House, uri: str) -> None:
+    (house.home / "secret").mkdir()
+    (house.data / "link").symlink_to(house.home / "secret")
+    for source in ({"format": "chexpert"}, {"format": "phantom"}):
+        spec = PHANTOM | {"source": source | {"uri": uri.format(data=house.data)}}
+        with pytest.raises(ForbiddenError, match="LETHE_IMPORT_ROOTS"):
+            source_folder(DatasetSpec.model_validate(spec), house.settings)
+
+
+def test_no_import_root_allows_no_folder(house: House) -> None:
+    spec = DatasetSpec.model_validate(house.chexpert())
+    with pytest.raises(ForbiddenError):
+        source_folder(spec, Settings(home=house.home))
+
+
+@pytest.mark.parametrize("uri", ["/data", "s3://bucket/x", "file://host/data", "file:data", "file:///a%00b", "http://localhost/data"])
+def test_other_uri_is_refused(house: House, uri: str) -> None:
+    spec = DatasetSpec.model_validate(PHANTOM | {"source": {"format": "chexpert", "uri": uri}})
+    with pytest.raises(InvalidRequestError, match=r"source\.uri must be file://"):
+        source_folder(spec, house.settings)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"image_size": 60},
+        {"image_size": 100_000},
+        {"image_size": "64"},
+        {"control_fraction": -0.1},
+        {"control_fraction": float("nan")},
+        {"control_fraction": 1.0},
+        {"canaries": {"count": -1, "repeats": 40}},
+        {"canaries": {"count": 1, "repeats": 10**9}},
+        {"views": []},
+        {"views": ["oblique"]},
+        {"seed": -1},
+        {"source": {"format": "dicom", "uri": "file:///x"}},
+        {"source": {"format": "phantom", "patients": 10**9}},
+        {"prompt": {"template": "poem"}},
+        {"colour": True},
+    ],
+    ids=str,
+)
+def test_spec_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        DatasetSpec.model_validate(PHANTOM | change)
