@@ -219,7 +219,7 @@ def _verified_content(data: bytes, *, what: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
         actual = content_digest(content)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise integrity_failure(what, kind="manifest") from error
     verify_digest(what=what, kind="manifest", expected=str(content.get("digest")), actual=actual)
     return dict(content)

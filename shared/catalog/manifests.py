@@ -8,7 +8,17 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from shared.catalog.ids import Kind, is_id
+from shared.errors import InvalidRequestError
 from shared.storage import validate_key
+
+
+def _check_path(path: str) -> str:
+    """A file's path is part of a key, and of a place in the cache."""
+    try:
+        return validate_key(path)
+    except InvalidRequestError as error:
+        raise ValueError(str(error)) from error
+
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 NAME_LENGTH_MAX = 200
@@ -25,7 +35,7 @@ class _Frozen(BaseModel):
 class FileEntry(_Frozen):
     """One file below a manifest's folder."""
 
-    path: Annotated[str, AfterValidator(validate_key)]
+    path: Annotated[str, AfterValidator(_check_path)]
     size_bytes: int = Field(ge=0)
     sha256: Sha256
 
