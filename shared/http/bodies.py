@@ -35,7 +35,11 @@ class StrictQuery(BaseModel):
 def _is_unicode(value: Any) -> bool:
     """Whether all text in a JSON value can be written as UTF-8."""
     if isinstance(value, str):
-        return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+        return "\0" not in value
     if isinstance(value, list):
         return all(map(_is_unicode, value))
     if isinstance(value, dict):

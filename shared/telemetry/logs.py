@@ -40,7 +40,7 @@ def configure_logging(service: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared_processors,
@@ -90,6 +90,20 @@ def describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -
 def repr_type(value: object) -> str:
     """What stands in a line for a value that JSON cannot hold: its type, never its content."""
     return f"<{type(value).__name__}>"
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what stderr is at that moment, since it may be redirected after logging was configured."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line at once."""
+        line = self.format(record) + "\n"
+        try:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        except OSError:
+            # Nobody reads stderr any more; a service that cannot log still serves.
+            return
 
 
 def _exception_of(exc_info: object) -> BaseException | None:

@@ -1,0 +1,96 @@
+"""What handlers work with: reports that cost nothing, flags that arrive soon."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shared.errors import JobCancelledError, UnavailableError
+from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.records import JobStore
+from shared.settings import Settings
+
+
+@pytest.fixture
+def context(store: JobStore) -> JobContext:
+    store.create(job_id="job_1", kind="quick", spec={"n": 1}, trace_id="t" * 32)
+    job = store.claim(kinds=["quick"], owner="test")
+    assert job is not None
+    return JobContext(job=job, store=store, settings=Settings())
+
+
+def test_context_shows_the_job(context: JobContext) -> None:
+    assert (context.id, context.kind, context.spec, context.attempt, context.trace_id) == ("job_1", "quick", {"n": 1}, 1, "t" * 32)
+
+
+def test_thousand_reports_are_few_writes_and_the_last_arrives(context: JobContext, store: JobStore) -> None:
+    with context.exchanging():
+        for step in range(1000):
+            context.report(step, 1000, "going", loss=1 / (step + 1))
+            time.sleep(0.0005)
+        context.report(1000, 1000, "done", seconds=3.5)
+    job = store.get("job_1")
+    assert (job.step, job.total, job.message, job.reported) == (1000, 1000, "done", {"loss": 0.001, "seconds": 3.5})
+    assert len(store.events_since("job_1")) <= 12
+
+
+def test_report_returns_without_touching_the_database(context: JobContext) -> None:
+    started = time.perf_counter()
+    for step in range(1000):
+        context.report(step, 1000, loss=0.5)
+        context.check_cancelled()
+    assert time.perf_counter() - started < 0.25
+
+
+def test_value_that_json_does_not_know_becomes_null(context: JobContext, store: JobStore) -> None:
+    with context.exchanging():
+        context.report(1, 1, loss=math.nan, norm=math.inf, rate=0.5)
+    assert store.get("job_1").reported == {"loss": None, "norm": None, "rate": 0.5}
+
+
+def test_cancel_request_arrives_within_moments(context: JobContext, store: JobStore, eventually: Callable[..., None]) -> None:
+    def is_cancelled() -> bool:
+        try:
+            context.check_cancelled()
+        except JobCancelledError:
+            return True
+        return False
+
+    with context.exchanging():
+        context.check_cancelled()
+        store.request_cancel("job_1")
+        eventually(is_cancelled, 3)
+
+
+def test_interrupt_is_told_apart_from_cancel(context: JobContext) -> None:
+    context.interrupt()
+    with pytest.raises(JobInterruptedError):
+        context.check_cancelled()
+
+
+def test_job_that_was_taken_over_interrupts_the_old_attempt(context: JobContext, store: JobStore, eventually: Callable[..., None]) -> None:
+    with context.exchanging():
+        store.release(job_id="job_1", attempt=1, lost=True)
+        store.claim(kinds=["quick"], owner="other")
+        eventually(context._interrupted.is_set, 3)
+    assert store.get("job_1").attempt == 2
+
+
+def test_database_that_is_away_for_a_moment_loses_no_report(
+    context: JobContext, store: JobStore, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    calls = []
+
+    def away(**_values: object) -> None:
+        calls.append(1)
+        raise UnavailableError("away")
+
+    with context.exchanging():
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "report", away)
+            context.report(1, 2, "kept")
+            eventually(lambda: len(calls) >= 2, 5)
+        eventually(lambda: store.get("job_1").message == "kept", 5)

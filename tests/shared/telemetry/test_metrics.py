@@ -1,0 +1,17 @@
+"""Build information."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY
+
+from shared.telemetry.metrics import lethe_version, publish_build_info
+
+
+def test_build_info_tells_version_and_revision() -> None:
+    publish_build_info(revision="abc")
+    assert REGISTRY.get_sample_value("lethe_build_info", {"version": lethe_version(), "revision": "abc"}) == 1
+
+
+def test_version_is_a_word() -> None:
+    assert lethe_version()
+    assert lethe_version().strip() == lethe_version()
