@@ -1,0 +1,69 @@
+"""The trainer's routes: data sets in, models out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import httpx
+
+from shared.client.operations import ProgressCallback, ignore_progress, wait_for
+from shared.client.replies import Film, Operation, Reply
+from shared.client.transport import Transport
+from shared.errors import UnavailableError
+
+_PAGE_SIZE: Final = 200
+
+
+class TrainerClient:
+    """Calls to the trainer."""
+
+    def __init__(self, url: str, *, deadline: timedelta = timedelta(seconds=30), transport: httpx.BaseTransport | None = None) -> None:
+        self.transport = Transport(url, service="trainer", deadline=deadline, unavailable=UnavailableError, transport=transport)
+
+    def register_dataset(self, spec: Mapping[str, Any]) -> Operation:
+        """Start registering a data set."""
+        return Operation.model_validate(self.transport.create("/v1/datasets", spec))
+
+    def wait_for_dataset(self, dataset: str, *, on_progress: ProgressCallback = ignore_progress) -> Operation:
+        """The data set once it is committed, with its manifest's figures."""
+        return wait_for(self.transport, f"/v1/datasets/{dataset}", on_progress=on_progress)
+
+    def get_dataset(self, dataset: str) -> Operation:
+        """A data set as it is now."""
+        return Operation.model_validate(self.transport.get(f"/v1/datasets/{dataset}"))
+
+    def list_datasets(self) -> list[Operation]:
+        """The newest data sets."""
+        return [Operation.model_validate(item) for item in self.transport.get("/v1/datasets")["items"]]
+
+    def films(self, dataset: str, *, split: str | None = None) -> Iterator[Film]:
+        """The records of a data set in order, page by page."""
+        token: str | None = None
+        while True:
+            page = self.transport.get(f"/v1/datasets/{dataset}/records", split=split, page_size=_PAGE_SIZE, page_token=token)
+            yield from (Film.model_validate(item) for item in page["items"])
+            token = page.get("next_page_token")
+            if token is None:
+                return
+
+    def film_png(self, dataset: str, record: int) -> bytes:
+        """The picture of a record."""
+        return self.transport.get_bytes(f"/v1/datasets/{dataset}/records/{record}/image")
+
+    def train(self, spec: Mapping[str, Any]) -> Operation:
+        """Start a training job."""
+        return Operation.model_validate(self.transport.create("/v1/training-jobs", spec))
+
+    def wait_for_training(self, job: str, *, on_progress: ProgressCallback = ignore_progress) -> Operation:
+        """The job once its model is committed; the result names it."""
+        return wait_for(self.transport, f"/v1/training-jobs/{job}", on_progress=on_progress)
+
+    def cancel_training(self, job: str) -> Operation:
+        """Ask a training job to stop."""
+        return Operation.model_validate(self.transport.post(f"/v1/training-jobs/{job}/cancel", {}))
+
+    def get_model(self, model: str) -> Reply:
+        """A model's manifest."""
+        return Reply.model_validate(self.transport.get(f"/v1/models/{model}"))

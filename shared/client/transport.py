@@ -1,0 +1,146 @@
+"""The one place where httpx clients are made: deadlines, trace ids, problems as exceptions, a word for silence."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+
+from shared.client.failures import ProblemError, UnexpectedAnswerError, problem_error
+from shared.errors import ScreenerUnavailableError, UnavailableError
+from shared.telemetry import lethe_version, traceparent
+
+# Connecting on one machine or in one cluster takes milliseconds; whoever takes longer is away.
+_CONNECT_SECONDS: Final = 5.0
+# Only attempts to connect are repeated: whatever was sent once is never sent again without an Idempotency-Key.
+_CONNECT_RETRIES: Final = 2
+# Event streams send a heartbeat every 15 seconds; two of them missing means that nobody is there.
+_STREAM_SECONDS: Final = 40.0
+
+
+class Transport:
+    """Requests to one service, safe to share between threads."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        service: str,
+        deadline: timedelta,
+        unavailable: type[UnavailableError] = UnavailableError,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`deadline` bounds the wait for an answer; `unavailable` is raised when none comes."""
+        self.url = url
+        self.service = service
+        self._unavailable = unavailable
+        self._http = httpx.Client(
+            base_url=url,
+            timeout=httpx.Timeout(deadline.total_seconds(), connect=_CONNECT_SECONDS),
+            headers={"User-Agent": f"lethe/{lethe_version()}"},
+            event_hooks={"request": [_continue_trace]},
+            transport=transport or httpx.HTTPTransport(retries=_CONNECT_RETRIES),
+            # A proxy from the environment has no business between the services of one house.
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        """Use as a context manager."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        """The JSON object at a path; a query parameter that is None is left out."""
+        return self._json(self._send("GET", path, params=_given(query)))
+
+    def get_bytes(self, path: str) -> bytes:
+        """The bytes at a path."""
+        return self._send("GET", path).content
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON object that a request answers."""
+        return self._json(self._send("POST", path, json=dict(body)))
+
+    def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The operation that a request starts; repeated once if the answer got lost, which its Idempotency-Key makes safe."""
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+        try:
+            return self._json(self._send("POST", path, json=dict(body), headers=headers))
+        except ProblemError:
+            raise
+        except UnavailableError:
+            return self._json(self._send("POST", path, json=dict(body), headers=headers))
+
+    def is_ready(self) -> bool:
+        """Whether the service says that it should get work."""
+        try:
+            return self._http.get("/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    @contextmanager
+    def stream(self, path: str, *, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+        """An open event stream; what breaks it is raised as it is, since a stream is simply opened again."""
+        timeout = httpx.Timeout(_STREAM_SECONDS, connect=_CONNECT_SECONDS)
+        with self._http.stream("GET", path, headers={"Accept": "text/event-stream", **headers}, timeout=timeout) as response:
+            if response.is_error:
+                response.read()
+                raise self._problem(response)
+            yield response
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """A response that is no error."""
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            reason = "took too long" if isinstance(error, httpx.TimeoutException) else "does not answer"
+            raise self._unavailable(f"The {self.service} at {self.url} {reason}.") from error
+        if response.is_success:
+            return response
+        problem = self._problem(response)
+        if response.status_code >= 500 and issubclass(self._unavailable, ScreenerUnavailableError):
+            raise self._unavailable(f"The {self.service} at {self.url} could not judge (status {response.status_code}).") from problem
+        raise problem
+
+    def _problem(self, response: httpx.Response) -> Exception:
+        """The exception of an error response."""
+        try:
+            body = response.json()
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            return UnexpectedAnswerError(f"What answers at {self.url} is no Lethe {self.service} (status {response.status_code}).")
+        return problem_error(body, status=response.status_code)
+
+    def _json(self, response: httpx.Response) -> dict[str, Any]:
+        """The object in a response."""
+        try:
+            body = response.json()
+        except json.JSONDecodeError:
+            body = None
+        if not isinstance(body, dict):
+            raise UnexpectedAnswerError(f"What answers at {self.url} is no Lethe {self.service}: it sent no JSON object.")
+        return body
+
+
+def _continue_trace(request: httpx.Request) -> None:
+    """Tie a request to the trace of whoever makes it."""
+    request.headers["traceparent"] = traceparent()
+
+
+def _given(query: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that have a value."""
+    return {name: value for name, value in query.items() if value is not None}
