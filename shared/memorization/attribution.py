@@ -45,19 +45,27 @@ def token_gradients(model: Model, prompts: Sequence[str], seeds: Sequence[int], 
     return torch.stack(rows)
 
 
+Span = tuple[int, int]
+
+
 def attribute(model: Model, prompts: Sequence[str], seeds: Sequence[int], cache: UnconditionalCache) -> list[list[WordWeight]]:
     """Weights of each prompt's words, in order; pieces of one word are merged by their maximum, markers and padding dropped."""
     gradients_BL = token_gradients(model, prompts, seeds, cache).cpu()
-    return [_by_word(model, prompt, gradient_L) for prompt, gradient_L in zip(prompts, gradients_BL, strict=True)]
+    answer = []
+    for prompt, gradient_L in zip(prompts, gradients_BL, strict=True):
+        spans = [match.span() for match in re.finditer(r"\S+", prompt)]
+        weights = span_weights(model, prompt, gradient_L, spans)
+        answer.append([WordWeight(prompt[start:end], weight) for (start, end), weight in zip(spans, weights, strict=True)])
+    return answer
 
 
-def _by_word(model: Model, prompt: str, gradient_L: Tensor) -> list[WordWeight]:
+def span_weights(model: Model, prompt: str, gradient_L: Tensor, spans: Sequence[Span]) -> list[float]:
+    """Each span's share of the gradient: the strongest token that overlaps it, over the sum of all spans."""
     offsets = model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
-    words = [(match.start(), match.end(), match.group()) for match in re.finditer(r"\S+", prompt)]
-    strongest = [0.0] * len(words)
-    for position, (start, end) in enumerate(offsets):
-        for index, (word_start, word_end, _) in enumerate(words):
-            if start < end and start < word_end and end > word_start:
-                strongest[index] = max(strongest[index], float(gradient_L[position]))
+    gradient = gradient_L.tolist()
+    strongest = [
+        max((gradient[k] for k, (start, end) in enumerate(offsets) if start < end and start < span_end and end > span_start), default=0.0)
+        for span_start, span_end in spans
+    ]
     total = sum(strongest) or 1.0
-    return [WordWeight(text, weight / total) for (_, _, text), weight in zip(words, strongest, strict=True)]
+    return [weight / total for weight in strongest]

@@ -5,6 +5,7 @@ N images, H height, W width, K items (a view, or a finding with its side).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from shared.diffusion.optimisation import Optimisation, optimise
 from shared.memorization.site_embedder import augmented
 
-Item = tuple[str, ...]
+Item = tuple[str | None, ...]
 STEPS: Final = 500
 BATCH: Final = 64
 RATE: Final = 3e-3
@@ -32,7 +33,7 @@ class FindingReader(nn.Module):
         self.items = [tuple(item) for item in items]
         channels = [1, width, 2 * width, 3 * width]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.2), nn.LazyLinear(len(items)))
         self.register_buffer("thresholds", torch.zeros(len(items)))
@@ -58,13 +59,14 @@ def train_finding_reader(
 ) -> FindingReader:
     """Train on films and what their labels say they show; rare items are weighted up."""
     torch.manual_seed(seed)
-    items = sorted({item for row in shown for item in row})
+    items = sorted({item for row in shown for item in row}, key=str)
     reader = FindingReader(items)
     targets_NK = torch.tensor([[item in row for item in items] for row in shown], dtype=torch.float32)
     images = torch.from_numpy(images_NHW)
     with torch.no_grad():
         reader(images[:1].float() / 255)  # gives the lazy layer its shape
-    weight_K = ((1 - targets_NK).sum(0) / targets_NK.sum(0).clamp(min=1)).sqrt()
+    absent_K = (1 - targets_NK).sum(0).clamp(min=1)  # an item that every film shows still has to be learnt
+    weight_K = (absent_K / targets_NK.sum(0)).sqrt()
     generator = np.random.default_rng(seed)
     noise = torch.Generator().manual_seed(seed)
 

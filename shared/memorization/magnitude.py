@@ -19,18 +19,16 @@ from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Conditioning, Model
 from shared.diffusion.noise import draw_noise, image_seed
 from shared.diffusion.schedulers import make_scheduler
-from shared.errors import InvalidRequestError
 
 TRAJECTORY_STEPS: Final = 50  # step 0 of a 50-step DDIM run is t = 981, where screening looks
 SCREENING_GUIDANCE: Final = 7.5  # steers the steps after the first; step 0 does not depend on it
 FORWARD_BATCH: Final = 32
 CACHED_NOISES: Final = 256  # unconditional predictions kept per process, one per (model, seed); 4 KiB each for the tiny model
-SMALLEST_SIGNAL: Final = 1e-3  # √ᾱ below this: ε_c and ε_u coincide by construction (zero terminal SNR)
 
 
 def noise_prediction_magnitude(eps_cond: Tensor, eps_uncond: Tensor) -> Tensor:
     """d per image: the L2 norm over one image's latent, in fp32, not scaled by guidance, size or timestep. B×C×H×W → B."""
-    return (eps_cond.float() - eps_uncond.float()).flatten(1).norm(dim=1)
+    return torch.as_tensor(torch.linalg.vector_norm((eps_cond.float() - eps_uncond.float()).flatten(1), dim=1))
 
 
 class MagnitudeObserver:
@@ -77,11 +75,8 @@ class UnconditionalCache:
 
 
 def first_timestep(model: Model) -> int:
-    """t_0 of the screening trajectory; refuses a schedule on which the signal is zero by construction."""
-    t = int(make_scheduler("ddim", model.scheduler_config, TRAJECTORY_STEPS).timesteps[0])
-    if float(model.alphas_cumprod[t].sqrt()) < SMALLEST_SIGNAL:
-        raise InvalidRequestError("this model's schedule ends at zero signal-to-noise ratio, where the magnitude is zero for every prompt")
-    return t
+    """t_0 of the screening trajectory; `make_scheduler` refuses a schedule on which the signal is zero by construction."""
+    return int(make_scheduler("ddim", model.scheduler_config, TRAJECTORY_STEPS).timesteps[0])
 
 
 def screen(
@@ -97,7 +92,6 @@ def screen(
 
     Cost: P·S conditional forwards at step 0 (ε_u comes from the cache), 2·P·S at each further step.
     """
-    first_timestep(model)
     noise = draw_noise(seeds, model.latent_shape)
     eps_uncond = cache.get(model, seeds)
     jobs = [(prompt, seed) for prompt in range(len(conditioning)) for seed in range(len(seeds))]

@@ -6,6 +6,7 @@ A second head learns which films are of the same patient. B batch, N films, H he
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -32,7 +33,7 @@ class SiteEmbedder(nn.Module):
         super().__init__()
         channels = [1, width, 2 * width, 4 * width, 4 * width]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in itertools.pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.SiLU()]
         self.trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.copy_head = nn.Linear(channels[-1] * 16, CODE)
@@ -66,7 +67,7 @@ def train_site_embedder(
 
     def loss(_step: int) -> Tensor:
         chosen = generator.choice(len(identities), min(BATCH, len(identities)), replace=False)  # distinct patients: negatives are strangers
-        pairs = [generator.choice(films_of[identities[i]], 2, replace=len(films_of[identities[i]]) < 2) for i in chosen]  # noqa: PLR2004 - a pair
+        pairs = [generator.choice(films_of[identities[i]], 2, replace=len(films_of[identities[i]]) < 2) for i in chosen]
         first, second = (images[[pair[k] for pair in pairs]].float() / 255 for k in (0, 1))
         copy_a, identity_a = embedder(augmented(first, noise))
         copy_b, _ = embedder(augmented(first, noise))

@@ -1,0 +1,1 @@
+"""The mitigator: prompts in, safe images out, with evidence of what changed."""
