@@ -11,6 +11,7 @@ from shared.catalog.manifests import (
     Manifest,
     ModelManifest,
 )
+from shared.catalog.opening import open_catalog
 
 __all__ = [
     "CalibrationManifest",
@@ -23,4 +24,5 @@ __all__ = [
     "Manifest",
     "ModelManifest",
     "new_id",
+    "open_catalog",
 ]

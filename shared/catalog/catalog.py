@@ -58,6 +58,10 @@ class Catalog:
         self._store = store
         self._cache = Cache(store, cache_dir)
 
+    def ping(self) -> None:
+        """Ask the store something small; UnavailableError when it does not answer."""
+        self._store.exists(key="ping")
+
     def commit(self, manifest: AnyKindOfManifest, folder: Path | None = None) -> AnyKindOfManifest:
         """Upload every file below `folder`, then the manifest; only that last write makes the thing exist.
 

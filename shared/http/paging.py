@@ -7,21 +7,17 @@ import binascii
 import hashlib
 import hmac
 import json
-import os
-import secrets
-from functools import lru_cache
-from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from pydantic import BaseModel, Field
 
 from shared.http.bodies import StrictQuery
+from shared.http.kept_keys import kept_key
 from shared.http.problems import MalformedRequestError
 from shared.settings import Settings
 
 ItemT = TypeVar("ItemT")
 
-_KEY_BYTES: Final = 32
 _TAG_BYTES: Final = 16
 
 
@@ -48,7 +44,7 @@ class PageTokens:
     @classmethod
     def open(cls, settings: Settings) -> PageTokens:
         """Tokens signed with the key kept under LETHE_HOME, which outlives restarts."""
-        return cls(_kept_key(settings.home.resolve() / "page-tokens.key"))
+        return cls(kept_key(settings.home.resolve() / "page-tokens.key"))
 
     def sign(self, *, scope: str, cursor: str) -> str:
         """The token that continues the list named `scope` after `cursor`."""
@@ -75,28 +71,3 @@ class PageTokens:
     def _tag(self, payload: bytes) -> bytes:
         """The signature of a payload."""
         return hmac.digest(self._key, payload, hashlib.sha256)[:_TAG_BYTES]
-
-
-@lru_cache
-def _kept_key(path: Path) -> bytes:
-    """The key in a file, made once: of several services that start together, one wins and all read its key."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(_KEY_BYTES))
-        try:
-            path.hardlink_to(fresh)
-        except FileExistsError:
-            return _read_key(path)
-        finally:
-            fresh.unlink()
-    return _read_key(path)
-
-
-def _read_key(path: Path) -> bytes:
-    """The key, which must be whole."""
-    key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        raise ValueError(f"{path} must hold {_KEY_BYTES} bytes; delete it to have a new one made.")
-    return key
