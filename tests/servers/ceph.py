@@ -11,8 +11,8 @@ from tests.servers.absence import find_program
 from tests.servers.processes import ServerProcess, ServerStartError, free_port, port_open
 from tests.servers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
-PROGRAM_PACKAGES = {"ceph": "ceph-common", "monmaptool": "ceph-common", "ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd"}
-GATEWAY_PACKAGES = {"radosgw": "radosgw", "radosgw-admin": "radosgw"}
+PROGRAMS = ("ceph", "monmaptool", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
+PACKAGES = "the Debian packages ceph-mon, ceph-osd and radosgw"
 STORE_BYTES = 2 * 1024**3
 
 # Authentication between the daemons is off and everything listens on loopback: test data only.
@@ -74,7 +74,7 @@ class CephCluster:
     """A throw-away cluster below one folder; its gateway can be killed and started again, objects kept."""
 
     def __init__(self, folder: Path) -> None:
-        self._programs = {name: find_program(name, package=package) for name, package in (PROGRAM_PACKAGES | GATEWAY_PACKAGES).items()}
+        self._programs = {name: find_program(name, package=PACKAGES) for name in PROGRAMS}
         self._folder = folder
         self._configuration = folder / "ceph.conf"
         self._gateway_port = free_port()

@@ -235,6 +235,12 @@ def test_connections_go_back_to_the_pool(ceph_server: S3Server, open_bucket: Ope
     for _ in range(40):
         store.get(key="a")
         store.get_file(key="a", path=tmp_path / "copy")
+    store.put(key="large", data=bytes(8 * 1024**2))
+    (tmp_path / "file").write_bytes(b"")
+    for _ in range(10):
+        # The answer is left unread, because there is no place to write it to.
+        with pytest.raises(NotADirectoryError):
+            store.get_file(key="large", path=tmp_path / "file" / "copy")
     pool = store._pool.connection_from_url(f"http://{ceph_server.endpoint}")
     assert pool.num_connections <= 2
 
