@@ -18,7 +18,9 @@ class OptimisationParameters(StrategyParameters):
 
     learning_rate: float = Field(default=0.05, gt=0, le=1, description="AdamW's rate.")
     max_iterations: int = Field(default=10, ge=1, le=200, description="Updates at most.")
-    target: float | None = Field(default=None, gt=0, le=1e6, description="Stop at this magnitude per image; null: the control prompts' median.")
+    target: float | None = Field(
+        default=None, gt=0, le=1e6, description="Stop at this magnitude per image; null: the control prompts' median."
+    )
 
 
 class EmbeddingOptimisation:
@@ -55,4 +57,6 @@ class EmbeddingOptimisation:
                 iterations += 1
         optimised = Conditioning(torch.cat([begin, rest.detach()], 1), plan.conditioning.token_ids_BL)
         forwards = len(noise) * (3 * iterations + 1)
-        return plan.changed(self.name, forwards=forwards, changes=[f"moved the embedding in {iterations} iterations"], conditioning=optimised)
+        return plan.changed(
+            self.name, forwards=forwards, changes=[f"moved the embedding in {iterations} iterations"], conditioning=optimised
+        )

@@ -24,8 +24,12 @@ SWITCH: Final[dict[Variant, int]] = {"static": 500, "opposite": 650, "dynamic": 
 class TimingParameters(StrategyParameters):
     """Which variant, and from which timestep on guidance is full."""
 
-    variant: Variant = Field(default="dynamic", description="static: no text before; opposite: away from the text; dynamic: switch at d's first minimum.")
-    switch: int | None = Field(default=None, ge=0, le=1000, description="Timestep t from which guidance is full at the latest; null: the paper's.")
+    variant: Variant = Field(
+        default="dynamic", description="static: no text before; opposite: away from the text; dynamic: switch at d's first minimum."
+    )
+    switch: int | None = Field(
+        default=None, ge=0, le=1000, description="Timestep t from which guidance is full at the latest; null: the paper's."
+    )
 
 
 class TimedGuidance:
@@ -48,7 +52,7 @@ class TimedGuidance:
         if self.switched_B is None:
             self.switched_B = torch.zeros_like(d_B, dtype=torch.bool)
         self._magnitudes = [*self._magnitudes[-2:], d_B]
-        if self.dynamic and len(self._magnitudes) == 3:  # noqa: PLR2004 - a minimum needs two neighbours
+        if self.dynamic and len(self._magnitudes) == 3:  # a minimum needs two neighbours
             before, lowest, after = self._magnitudes
             self.switched_B = self.switched_B | ((lowest < before) & (lowest < after))
         if step.t <= self.switch:
@@ -61,7 +65,9 @@ class GuidanceTiming:
     """Replaces the guidance rule inside the loop; prompt and noise stay as they are."""
 
     name: ClassVar[str] = "guidance_timing"
-    summary: ClassVar[str] = "Holds the text back early in the run, where memorized prompts capture the trajectory; static, opposite or dynamic."
+    summary: ClassVar[str] = (
+        "Holds the text back early in the run, where memorized prompts capture the trajectory; static, opposite or dynamic."
+    )
     paper: ClassVar[str] = "Jain et al., CVPR 2025"
     cost: ClassVar[str] = "0"
 
@@ -76,7 +82,9 @@ class GuidanceTiming:
         scale = bench.guidance_scale
         return plan.changed(
             self.name,
-            changes=[f"guidance {FIRST_SCALE[variant]:g} until t = {switch}" + (" or the first minimum of d" if variant == "dynamic" else "")],
+            changes=[
+                f"guidance {FIRST_SCALE[variant]:g} until t = {switch}" + (" or the first minimum of d" if variant == "dynamic" else "")
+            ],
             make_guidance=lambda: TimedGuidance(variant, scale, switch),
             first_scale=FIRST_SCALE[variant],
         )

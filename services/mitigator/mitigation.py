@@ -64,7 +64,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """One prompt to be drawn: its images have the seeds seed, seed + 1, …"""
+    """One prompt to be drawn; image j has seed + j."""
 
     model_id: str
     dataset: str
@@ -127,8 +127,10 @@ class _Candidate:
 
 def automatic_ladder() -> Ladder:
     """Least change first: the prompt as it is, a more general prompt, then with later guidance, then with another embedding."""
-    generalisation, dynamic = PromptGeneralisation(), GuidanceTiming(TimingParameters(variant="dynamic"))
-    static, embedding = GuidanceTiming(TimingParameters(variant="static")), EmbeddingOptimisation()
+    generalisation: Strategy = PromptGeneralisation()
+    dynamic: Strategy = GuidanceTiming(TimingParameters(variant="dynamic"))
+    static: Strategy = GuidanceTiming(TimingParameters(variant="static"))
+    embedding: Strategy = EmbeddingOptimisation()
     return ((), (generalisation,), (generalisation, dynamic), (generalisation, static), (generalisation, embedding))
 
 
@@ -165,7 +167,7 @@ def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: Un
             candidates[row].append(_Candidate(pixels, evidence))
     chosen = [max(tried, key=_preference) for tried in candidates]
     if not all(c.evidence.is_safe and c.evidence.prompt_fidelity >= LOST for c in chosen):
-        message = "No strategy brings every image under the thresholds with what was asked still in it; try another seed or a more general prompt."
+        message = "No strategy makes every image safe with what was asked still in it; try another seed or a more general prompt."
         raise MitigationInsufficientError(message, evidence=[c.evidence.without_words() for c in chosen])
     return [SafeImage(seed, c.pixels_HW, c.evidence) for seed, c in zip(seeds, chosen, strict=True)]
 

@@ -32,7 +32,7 @@ class Plan:
     changes: tuple[str, ...] = ()
     forwards: int = 0  # UNet rows spent on planning, backward passes counted as two
 
-    def changed(self, strategy: str, *, forwards: int = 0, changes: Sequence[str] = (), **fields: Any) -> Plan:  # noqa: ANN401 - fields of Plan
+    def changed(self, strategy: str, *, forwards: int = 0, changes: Sequence[str] = (), **fields: Any) -> Plan:
         """The plan after a strategy, which is named in it together with what it gave up."""
         history: dict[str, Any] = {"strategies": (*self.strategies, strategy), "changes": (*self.changes, *changes)}
         return replace(self, forwards=self.forwards + forwards, **history, **fields)
@@ -80,9 +80,7 @@ class Strategy(Protocol):
     summary: ClassVar[str]
     paper: ClassVar[str]
     cost: ClassVar[str]  # in forward passes F of the UNet on one latent, beyond plain generation
-    parameters: StrategyParameters
 
     def apply(self, plan: Plan, bench: Workbench) -> Plan:
         """The changed plan; the same plan where the strategy finds nothing to change."""
         ...
-

@@ -1,0 +1,64 @@
+"""The mitigator's routes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from services.mitigator.mitigation import SafeImage
+from services.mitigator.registry import AUTO, STRATEGIES
+from services.mitigator.schemas import EvidenceReply, GenerationReply, GenerationRequest, ImageReply, StrategiesReply, StrategyReply
+from services.mitigator.state import MitigatorState
+from shared.catalog import new_id
+from shared.http.state import state_of
+from shared.imaging.png import encode_png
+
+State = Annotated[MitigatorState, Depends(state_of(MitigatorState))]
+
+
+def mitigation_routes() -> APIRouter:
+    """Strategies, and images drawn by them."""
+    router = APIRouter(tags=["mitigation"])
+
+    @router.get("/v1/strategies", summary="What can be done about a memorized prompt")
+    def list_strategies() -> StrategiesReply:
+        """Names, parameters, costs and sources."""
+        return StrategiesReply(items=[_auto(), *(_described(name) for name in STRATEGIES)])
+
+    @router.post("/v1/generations", summary="Draw images that are no patient's, with evidence")
+    async def generate(body: GenerationRequest, state: State) -> GenerationReply:
+        """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that."""
+        released = await state.release(body)
+        return GenerationReply(id=new_id("generation"), images=[_image(prompt_index, image) for prompt_index, image in released])
+
+    return router
+
+
+def _image(prompt_index: int, image: SafeImage) -> ImageReply:
+    png = encode_png(image.pixels_HW)
+    return ImageReply(
+        prompt_index=prompt_index,
+        seed=image.seed,
+        png=base64.b64encode(png).decode("ascii"),
+        sha256=hashlib.sha256(png).hexdigest(),
+        evidence=EvidenceReply.model_validate(image.evidence.as_json()),
+    )
+
+
+def _described(name: str) -> StrategyReply:
+    strategy = STRATEGIES[name].strategy
+    schema = STRATEGIES[name].parameters.model_json_schema()
+    return StrategyReply(name=name, summary=strategy.summary, parameters=schema, cost=strategy.cost, paper=strategy.paper)
+
+
+def _auto() -> StrategyReply:
+    return StrategyReply(
+        name=AUTO,
+        summary="Tries compositions of the strategies, least change first, until each image is safe and shows what was asked.",
+        parameters={"type": "object", "properties": {}, "additionalProperties": False},
+        cost="the tried strategies' own, and 2 forwards a step for each image and composition tried; at most 5",
+        paper="Lethe",
+    )

@@ -1,0 +1,67 @@
+"""The mitigator put together: its state and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import torch
+from fastapi import FastAPI
+
+from services.mitigator.api import mitigation_routes
+from services.mitigator.judge import DetectorJudge
+from services.mitigator.state import MitigatorState
+from shared.catalog import open_catalog
+from shared.client import DetectorClient
+from shared.diffusion.lane import ComputeLane
+from shared.diffusion.library import ModelLibrary
+from shared.http.app import create_app as create_service
+from shared.http.serve import serve
+from shared.settings import Settings, get_settings
+from shared.telemetry import configure_logging
+
+JUDGEMENT_DEADLINE: Final = timedelta(seconds=60)  # of one question to the detector; a request asks at most six a prompt
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The mitigator's app."""
+    return create_service(
+        service="mitigator",
+        settings=settings or get_settings(),
+        routers=[mitigation_routes()],
+        lifespan=open_state,
+        state_type=MitigatorState,
+        ready=not_ready,
+    )
+
+
+@asynccontextmanager
+async def open_state(settings: Settings) -> AsyncIterator[MitigatorState]:
+    """The state while the service runs."""
+    if settings.torch_threads:
+        torch.set_num_threads(settings.torch_threads)
+    detector = DetectorClient(settings.detector_url, deadline=JUDGEMENT_DEADLINE)
+    lane = ComputeLane()
+    try:
+        with open_catalog(settings) as catalog:
+            yield MitigatorState(catalog=catalog, library=ModelLibrary(catalog), lane=lane, judge=DetectorJudge(detector))
+    finally:
+        lane.close()
+        detector.close()
+
+
+def not_ready(state: MitigatorState) -> list[str]:
+    """Why the mitigator should get no work now."""
+    state.catalog.ping()
+    return ["the queue is full"] if state.lane.is_saturated else []
+
+
+def main() -> None:
+    """Serve at LETHE_MITIGATOR_URL until told to stop."""
+    configure_logging("mitigator")
+    settings = get_settings()
+    address = urlsplit(settings.mitigator_url)
+    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8004)
