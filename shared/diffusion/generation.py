@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from prometheus_client import Counter, Histogram
 
 from shared.diffusion.denoise import sample
 from shared.diffusion.guidance import Guidance
@@ -20,6 +21,15 @@ from shared.diffusion.schedulers import SchedulerName
 
 BATCH_IMAGES: Final = 32  # beyond this a forward pass gets no faster per image on CPU
 BATCH_PIXELS: Final = BATCH_IMAGES * 128 * 128  # decoding large pictures takes memory by the pixel: 2 at a time at 512×512
+
+IMAGES = Counter("lethe_images_generated_total", "Images handed out.", ["mitigation"])
+SECONDS = Histogram(
+    "lethe_generation_duration_seconds",
+    "From the start of a request's work to its last image.",
+    ["mitigation"],
+    buckets=(0.5, 1, 2, 5, 10, 20, 60, 120, 300),
+)
+BATCH_SIZE = Histogram("lethe_sampler_batch_size", "Images drawn at once.", buckets=(1, 2, 4, 8, 16, 32, 64))
 
 BatchObserver = Callable[[int], None]
 """Told after each batch how many images it made. May raise to stop."""
@@ -61,6 +71,7 @@ def draw_images(
     scheduler: SchedulerName = "ddim",
 ) -> NDArray[np.uint8]:
     """One batch, B×H×W: image i from conditioning i and seed i."""
+    BATCH_SIZE.observe(len(seeds))
     noise = draw_noise(seeds, model.latent_shape)
     latents = sample(model, conditioning, noise, steps=steps, guidance=guidance, scheduler=scheduler)
     images_BHW = model.to_images(latents).mul(255).round().to(torch.uint8).cpu().numpy()
@@ -70,3 +81,9 @@ def draw_images(
 def batch_size(model: Model) -> int:
     """How many images of this model are drawn at once."""
     return max(1, min(BATCH_IMAGES, BATCH_PIXELS // model.image_size**2))
+
+
+def count_generation(*, images: int, seconds: float, mitigation: str) -> None:
+    """Account for a request's images under the name of the strategy that made them safe, `none` without one."""
+    IMAGES.labels(mitigation=mitigation).inc(images)
+    SECONDS.labels(mitigation=mitigation).observe(seconds)

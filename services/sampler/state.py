@@ -1,0 +1,20 @@
+"""What the sampler's routes work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.catalog import Catalog
+from shared.diffusion.lane import ComputeLane
+from shared.diffusion.library import ModelLibrary
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerState:
+    """Made by the lifespan, closed with it."""
+
+    settings: Settings
+    catalog: Catalog
+    library: ModelLibrary
+    lane: ComputeLane

@@ -1,0 +1,64 @@
+"""The trainer put together: its state, its routes, its job runner."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+
+from services.trainer.api import dataset_routes, model_routes, training_routes
+from services.trainer.records import Records
+from services.trainer.state import TrainerState
+from shared.catalog import open_catalog
+from shared.http.app import create_app as create_service
+from shared.http.serve import serve
+from shared.jobs.executor import ProcessExecutor
+from shared.jobs.records import JobStore
+from shared.jobs.runner import JobRunner
+from shared.settings import Settings, get_settings
+from shared.telemetry import configure_logging
+
+JOB_KINDS: Final = ("dataset", "training")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The trainer's app."""
+    return create_service(
+        service="trainer",
+        settings=settings or get_settings(),
+        routers=[dataset_routes(), training_routes(), model_routes()],
+        lifespan=open_state,
+        state_type=TrainerState,
+        ready=not_ready,
+    )
+
+
+@asynccontextmanager
+async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
+    """The state while the service runs; jobs go back into the queue when it ends."""
+    jobs = JobStore.open(settings)
+    executor = ProcessExecutor(worker_module="services.trainer.worker", slots=settings.job_slots, torch_threads=settings.torch_threads)
+    try:
+        with open_catalog(settings) as catalog:
+            async with JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS).serving() as runner:
+                yield TrainerState(settings=settings, catalog=catalog, jobs=jobs, runner=runner, records=Records(catalog))
+    finally:
+        jobs.close()
+
+
+def not_ready(state: TrainerState) -> list[str]:
+    """Why the trainer should get no work now."""
+    state.jobs.ping()
+    state.catalog.ping()
+    return state.runner.not_ready()
+
+
+def main() -> None:
+    """Serve at LETHE_TRAINER_URL until told to stop."""
+    configure_logging("trainer")
+    settings = get_settings()
+    address = urlsplit(settings.trainer_url)
+    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8001)

@@ -1,0 +1,58 @@
+"""The trainer on the wire."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from services.trainer.registration import DatasetSpec
+from services.trainer.training_spec import TrainingSpec
+from shared.http.bodies import StrictBody
+from shared.http.paging import PageQuery
+from shared.imaging.films import FilmFacts
+from shared.imaging.splits import Fold, Split
+
+
+class DatasetRequest(StrictBody, DatasetSpec):
+    """A data set to register."""
+
+
+class TrainingRequest(StrictBody, TrainingSpec):
+    """A model to train."""
+
+
+class RecordsQuery(PageQuery):
+    """Which records, and how many at a time."""
+
+    split: Split | None = Field(default=None, description="Only the films of this split.")
+
+
+class Record(BaseModel):
+    """One film without its picture."""
+
+    record: int = Field(description="The film's number in the data set, from 0.")
+    prompt: str
+    patient: str
+    study: str
+    view: str
+    sex: str
+    age: int | None
+    split: Split
+    fold: Fold = Field(description="Of control films: whether thresholds are set on them or measured on them.")
+    repeats: int = Field(description="How often an epoch shows the film.")
+    sha256: str = Field(description="Of the PNG that …/image answers.")
+    labels: dict[str, int | None] = Field(description="1 present, 0 absent, -1 uncertain, null not mentioned.")
+
+    @classmethod
+    def of(cls, facts: FilmFacts) -> Self:
+        """The record of a film."""
+        return cls.model_validate({name: value for name, value in asdict(facts).items() if name in cls.model_fields})
+
+
+class Alias(BaseModel):
+    """A movable name of a model."""
+
+    alias: str
+    model: str

@@ -1,0 +1,38 @@
+"""The trainer's child process: `python -m services.trainer.worker JOB_ID` registers one data set or trains one model."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from services.trainer.registration import DatasetSpec, register
+from shared.catalog import open_catalog
+from shared.jobs.context import JobContext
+from shared.jobs.worker import Handlers, run_worker
+
+
+def run_registration(context: JobContext) -> dict[str, Any]:
+    """Register the data set whose id the job has."""
+
+    def report(step: int, total: int, message: str) -> None:
+        """Pass progress on, and stop when told to."""
+        context.check_cancelled()
+        context.report(step, total, message)
+
+    spec = DatasetSpec.model_validate(context.spec)
+    with open_catalog(context.settings) as catalog:
+        manifest = register(spec, dataset_id=context.id, catalog=catalog, settings=context.settings, report=report)
+    return {"dataset": manifest.id}
+
+
+def run_training(context: JobContext) -> dict[str, Any]:
+    """Train a model; loads the tensor libraries, which a registration does without."""
+    from services.trainer.training_jobs import run_training as train
+
+    return train(context)
+
+
+HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training}
+
+if __name__ == "__main__":
+    sys.exit(run_worker("trainer", HANDLERS))
