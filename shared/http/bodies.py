@@ -17,7 +17,7 @@ class StrictBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    @field_validator("*", mode="before")
+    @field_validator("*")
     @classmethod
     def require_unicode(cls, value: Any) -> Any:
         """Refuse text that no file, database or tokenizer takes: JSON can spell halves of characters, and NUL."""

@@ -23,6 +23,7 @@ _READY_TIMEOUT_SECONDS: Final = 5.0
 def health_routes(*, ready: ReadyCheck) -> APIRouter:
     """/livez, /readyz and /metrics; `ready` answers why the service should get no work, or nothing."""
     router = APIRouter(include_in_schema=False)
+    readiness = _Readiness(ready)
 
     @router.get("/livez")
     async def livez() -> dict[str, str]:
@@ -32,7 +33,7 @@ def health_routes(*, ready: ReadyCheck) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request) -> JSONResponse:
         """200 when requests are welcome, 503 with the reasons when not."""
-        reasons = ["draining"] if draining_of(request.app).begun else await _reasons(ready, request)
+        reasons = ["draining"] if draining_of(request.app).begun else await readiness.reasons(request)
         headers = {"Cache-Control": "no-store"}
         if reasons:
             return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503, headers=headers)
@@ -46,11 +47,23 @@ def health_routes(*, ready: ReadyCheck) -> APIRouter:
     return router
 
 
-async def _reasons(ready: ReadyCheck, request: Request) -> list[str]:
-    """What the check says, in time; an error that it raises is a reason too."""
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(ready, request), _READY_TIMEOUT_SECONDS)
-    except TimeoutError:
-        return ["the readiness check does not end"]
-    except LetheError as error:
-        return [str(error)]
+class _Readiness:
+    """Runs one check at a time: probes that come while one hangs share it, instead of taking thread after thread."""
+
+    def __init__(self, ready: ReadyCheck) -> None:
+        self._ready = ready
+        self._check: asyncio.Task[list[str]] | None = None
+
+    async def reasons(self, request: Request) -> list[str]:
+        """What the check says, in time."""
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._ask(request))
+        done, _ = await asyncio.wait([self._check], timeout=_READY_TIMEOUT_SECONDS)
+        return self._check.result() if done else ["the readiness check does not end"]
+
+    async def _ask(self, request: Request) -> list[str]:
+        """Ask on a thread; an error of Lethe's is a reason too."""
+        try:
+            return await asyncio.to_thread(self._ready, request)
+        except LetheError as error:
+            return [str(error)]

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
-from shared.errors import JobCancelledError, LetheError, UnavailableError
+from shared.errors import JobCancelledError, LetheError, NotFoundError, UnavailableError
 from shared.jobs.records import Job, JobStore
 from shared.settings import Settings
 from shared.telemetry import get_logger
@@ -52,13 +52,12 @@ class JobContext:
         self._interrupted = threading.Event()
         self._finished = threading.Event()
 
-    def report(self, step: int, total: int, message: str = "", **values: float | str) -> None:
+    def report(self, step: int, total: int, message: str = "", **values: SupportsFloat | str) -> None:
         """Say how far the job is; values (loss=…, step_seconds=…) stay until they are reported anew."""
-        # JSON knows no NaN: a diverged loss is told as null.
-        told = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
+        told = {name: _plain(value) for name, value in values.items()}
         with self._lock:
             self._reported = {**self._reported, **told}
-            self._pending = _Report(step=step, total=total, message=message, reported=self._reported)
+            self._pending = _Report(step=int(step), total=int(total), message=message, reported=self._reported)
 
     def check_cancelled(self) -> None:
         """Raise JobCancelledError once a caller cancelled the job, JobInterruptedError once this process is to stop."""
@@ -101,6 +100,10 @@ class JobContext:
             with self._lock:
                 self._pending = self._pending or pending
             return
+        except Exception:  # noqa: BLE001 - logged with its trace
+            # The thread must go on reading the cancel flag; the next report may be a better one.
+            _LOG.exception("job progress dropped")
+            return
         if job is None:
             self._interrupted.set()
         elif job.cancel_requested:
@@ -119,5 +122,16 @@ class JobContext:
 
     def _read(self) -> Job | None:
         """The record; None when the job is no longer this attempt's."""
-        job = self._store.get(self.id)
+        try:
+            job = self._store.get(self.id)
+        except NotFoundError:
+            return None
         return job if job.state == "running" and job.attempt == self.attempt else None
+
+
+def _plain(value: SupportsFloat | str) -> float | str | None:
+    """A value as JSON holds it: numbers of array libraries become Python's, and a diverged loss (NaN) becomes null."""
+    if isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from shared.errors import AlreadyExistsError, NotFoundError, SaturatedError, UnavailableError
 from shared.jobs.failures import lost_too_often
@@ -334,7 +335,7 @@ def _available() -> Iterator[None]:
     """Tell a database that does not answer apart from defects."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, InterfaceError, SqlTimeoutError) as error:
         raise UnavailableError("The job database does not answer; try again later.") from error
 
 

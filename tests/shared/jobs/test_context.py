@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from shared.errors import JobCancelledError, UnavailableError
@@ -47,8 +48,8 @@ def test_report_returns_without_touching_the_database(context: JobContext) -> No
 
 def test_value_that_json_does_not_know_becomes_null(context: JobContext, store: JobStore) -> None:
     with context.exchanging():
-        context.report(1, 1, loss=math.nan, norm=math.inf, rate=0.5)
-    assert store.get("job_1").reported == {"loss": None, "norm": None, "rate": 0.5}
+        context.report(1, 1, loss=math.nan, norm=np.float32(math.inf), rate=np.float32(0.5), images=np.int64(3), phase="ema")
+    assert store.get("job_1").reported == {"loss": None, "norm": None, "rate": 0.5, "images": 3, "phase": "ema"}
 
 
 def test_cancel_request_arrives_within_moments(context: JobContext, store: JobStore, eventually: Callable[..., None]) -> None:

@@ -269,7 +269,7 @@ def test_key_with_another_body_is_refused(store: JobStore) -> None:
 
 def test_one_key_used_at_once_makes_one_job(store: JobStore) -> None:
     answers: list[dict[str, Any]] = []
-    threads = [threading.Thread(target=lambda n=number: answers.append(once(store, f"job_{n}"))) for number in range(8)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda n=number: answers.append(once(store, f"job_{n}"))) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,0 +1,54 @@
+"""The app as a whole: discovery, contract, closing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.settings import Settings
+from shared.telemetry import lethe_version
+from tests.shared.http.fake_app import make_app
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_info_names_service_version_and_contract(service: Any) -> None:
+    assert (await service.client.get("/v1/info")).json() == {"service": "fake", "version": lethe_version(), "contract": "v1"}
+
+
+async def test_contract_declares_problems_on_every_route_and_health_on_none(service: Any) -> None:
+    schema = (await service.client.get("/openapi.json")).json()
+    assert not {"/livez", "/readyz", "/metrics", "/docs"} & set(schema["paths"])
+    for methods in schema["paths"].values():
+        for route in methods.values():
+            for status in ("400", "404", "409", "413", "415", "422", "503"):
+                content = route["responses"][status]["content"]
+                assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert schema["components"]["schemas"]["Problem"]["properties"]["errors"]["anyOf"][0]["items"] == {
+        "$ref": "#/components/schemas/FieldProblem"
+    }
+    assert "FieldProblem" in schema["components"]["schemas"]
+    assert "HTTPValidationError" not in schema["components"]["schemas"]
+
+
+async def test_every_reference_of_the_contract_exists(service: Any) -> None:
+    schema = (await service.client.get("/openapi.json")).json()
+    known = {f"#/components/schemas/{name}" for name in schema["components"]["schemas"]}
+
+    def references(node: Any) -> set[str]:
+        if isinstance(node, dict):
+            own = {node["$ref"]} if isinstance(node.get("$ref"), str) else set()
+            return own.union(*map(references, node.values()))
+        return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+    assert references(schema) <= known
+
+
+async def test_state_is_closed_when_the_lifespan_ends(settings: Settings) -> None:
+    app = make_app(settings, run_jobs=True)
+    async with app.router.lifespan_context(app) as state:
+        assert state is not None
+        jobs = state["service"].jobs
+        assert jobs._reads.pool.checkedin() >= 1
+    assert jobs._reads.pool.checkedin() == 0
