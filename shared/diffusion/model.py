@@ -30,6 +30,8 @@ ALLOWED_COMPONENTS: Final = {
         {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler"},
     ),
 }
+WEIGHTED_COMPONENTS: Final = {"text_encoder", "unet", "vae"}
+PREDICTION_TYPES: Final = ("epsilon", "v_prediction")
 IGNORED_COMPONENTS: Final = {"safety_checker", "feature_extractor", "image_encoder"}  # of Stable Diffusion folders; never loaded
 
 
@@ -73,6 +75,8 @@ class Model:
         """Put the parts in place and derive the noise schedule."""
         for part in (self.text_encoder, self.unet, self.vae):
             part.to(self.device).eval()
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise ModelFolderError(f"prediction type {self.prediction_type!r} is not supported; it must be {' or '.join(PREDICTION_TYPES)}")
         self.alphas_cumprod: Tensor = DDIMScheduler.from_config(self.scheduler_config).alphas_cumprod.to(self.device)
         self._unconditional: Tensor | None = None
 
@@ -81,9 +85,11 @@ class Model:
         """Load a diffusers folder (Stable Diffusion 1.x/2.x layout): safetensors only, allow-listed classes, no code beside it."""
         check_folder(folder)
         silence_libraries()
-        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+        local: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "torch_dtype": torch.float32}
         return cls(
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **local),
+            text_encoder=CLIPTextModel.from_pretrained(
+                folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
+            ),
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
             unet=UNet2DConditionModel.from_pretrained(folder / "unet", **local),
             vae=AutoencoderKL.from_pretrained(folder / "vae", **local),
@@ -131,12 +137,12 @@ class Model:
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Token ids B×L, padded to the window; a longer prompt is refused, never cut."""
-        for index, ids in enumerate(self.tokenizer(list(prompts))["input_ids"]):
+        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit)["input_ids"]
+        for index, ids in enumerate(padded):
             if len(ids) > self.token_limit:
                 message = f"prompt {index} has {len(ids)} tokens; the text encoder reads {self.token_limit}, begin and end marker included"
                 raise InvalidRequestError(message, field=f"prompts.{index}")
-        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit, return_tensors="pt")
-        return torch.as_tensor(padded["input_ids"]).to(self.device)
+        return torch.tensor(padded, device=self.device)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts as conditioning."""
@@ -150,6 +156,10 @@ class Model:
         if self._unconditional is None:
             self._unconditional = self.encode([""]).embeddings_BLE
         return self._unconditional
+
+    def weights_changed(self) -> None:
+        """Forget what was derived from the weights; whoever trains calls this."""
+        self._unconditional = None
 
     def predict_noise(self, x_BCHW: Tensor, t: int | Tensor, embeddings_BLE: Tensor) -> Tensor:
         """Noise prediction ε(x_t, t, e) in fp32; v is converted by ε = α_t v + σ_t x_t (Salimans & Ho 2022)."""
@@ -170,7 +180,7 @@ class Model:
     def to_images(self, latents_BCHW: Tensor) -> Tensor:
         """Latents decoded to grey images in [0, 1], B×H×W."""
         pixels = self.vae.decode(latents_BCHW / self.vae.config.scaling_factor, return_dict=False)[0]
-        return torch.as_tensor((pixels.float().mean(1) / 2 + 0.5).clamp(0, 1))
+        return torch.as_tensor((pixels.float() / 2 + 0.5).clamp(0, 1).mean(1))
 
 
 def silence_libraries() -> None:
@@ -189,12 +199,13 @@ def check_folder(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.suffix in {".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
             raise ModelFolderError(f"{path.relative_to(folder)}: only safetensors weights are loaded, and no code")
-    for name, entry in index.items():
-        if name.startswith("_") or name in IGNORED_COMPONENTS or not isinstance(entry, list):
-            continue
+    components = {name: entry for name, entry in index.items() if isinstance(entry, list)} if isinstance(index, dict) else {}
+    for name, entry in components.items():
         library, classes = ALLOWED_COMPONENTS.get(name, ("", set()))
-        if entry[0] != library or entry[1] not in classes:
+        if name not in IGNORED_COMPONENTS and entry not in [[library, allowed] for allowed in classes]:
             raise ModelFolderError(f"model_index.json: {name} = {entry} is not on the allow-list")
-    missing = sorted(set(ALLOWED_COMPONENTS) - set(index))
-    if missing:
-        raise ModelFolderError(f"model_index.json lacks {', '.join(missing)}")
+    for name in sorted(ALLOWED_COMPONENTS):
+        if name not in components or not (folder / name).is_dir():
+            raise ModelFolderError(f"{name} is missing; a model folder holds {', '.join(sorted(ALLOWED_COMPONENTS))}")
+        if name in WEIGHTED_COMPONENTS and not any((folder / name).glob("*.safetensors")):
+            raise ModelFolderError(f"{name} holds no safetensors weights")
