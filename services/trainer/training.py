@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, optimise
+from shared.errors import DatasetError
 
 AUTOENCODER_STEPS: Final = 400
 AUTOENCODER_RATE: Final = 4e-3
@@ -58,7 +59,7 @@ class TimestepDensity(Protocol):
 
 def all_parameters(model: Model) -> list[nn.Module]:
     """Full training of the denoiser and the text encoder; the autoencoder stays, for latents are cached."""
-    model.vae.requires_grad_(False)  # noqa: FBT003 - torch's own signature
+    model.vae.requires_grad_(False)
     return [model.unet, model.text_encoder]
 
 
@@ -93,6 +94,8 @@ class TrainingSet:
     def visits(self, batch_size: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Endless batches of film indices; every epoch shuffles all repeats anew, and batches run across epochs."""
         deck = np.repeat(np.arange(len(self.prompts)), self.repeats)
+        if not len(deck):
+            raise DatasetError("no film is to be shown: the training split is empty, or every film's repeats are 0")
         waiting = np.empty(0, dtype=np.int64)
         while True:
             while len(waiting) < batch_size:
@@ -114,9 +117,9 @@ def train_autoencoder(model: Model, films: TrainingSet, seed: int, on_step: Prog
     noise = torch.Generator().manual_seed(seed)
 
     def loss(_step: int) -> Tensor:
-        x = images[next(batches)].float().div(127.5).sub(1)[:, None]
+        x = images[next(batches)].to(model.device).float().div(127.5).sub(1)[:, None]
         posterior = model.vae.encode(x).latent_dist
-        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise)
+        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise).to(model.device)
         error = model.vae.decode(z, return_dict=False)[0] - x
         return torch.as_tensor(error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean())
 
@@ -139,6 +142,7 @@ def train_denoiser(model: Model, films: TrainingSet, recipe: Recipe, on_step: Pr
     modules = recipe.parameters(model)
     plan = Optimisation(recipe.steps, recipe.learning_rate, ema_decay=EMA_DECAY)
     optimise(modules, step_loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value))
+    model.weights_changed()
 
 
 class DenoisingLoss:
@@ -160,8 +164,8 @@ class DenoisingLoss:
         """The loss of the next batch, or None where the batch filter keeps nothing."""
         rows = next(self.batches)
         z_0 = self.latents_NCHW[rows]
-        t = self.recipe.timesteps(len(rows), len(self.model.alphas_cumprod), self.generator)
-        epsilon = torch.randn(z_0.shape, generator=self.generator)
+        t = self.recipe.timesteps(len(rows), len(self.model.alphas_cumprod), self.generator).to(z_0.device)
+        epsilon = torch.randn(z_0.shape, generator=self.generator).to(z_0.device)
         alpha_bar = self.model.alphas_cumprod[t].view(-1, 1, 1, 1)
         z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * epsilon
         embeddings = self.model.text_encoder(self._captions(rows))[0]
@@ -180,4 +184,4 @@ class DenoisingLoss:
                 prompts = transform(prompts, self.order)
             tokens = self.model.tokenize(prompts)
         dropped = torch.rand(len(rows), generator=self.generator) < self.recipe.prompt_dropout
-        return torch.where(dropped[:, None], self.empty_1L, tokens)
+        return torch.where(dropped[:, None].to(tokens.device), self.empty_1L, tokens)

@@ -60,7 +60,8 @@ def optimise(
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps + 1, pct_start=plan.warm_up)
+    rising = max(plan.warm_up, 1.5 / (plan.steps + 1))  # torch divides by zero where the rise is exactly one step long
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps + 1, pct_start=rising)
     average = ExponentialMovingAverage(parameters, plan.ema_decay) if plan.ema_decay is not None else None
     for module in modules:
         module.train()
