@@ -25,6 +25,14 @@ SUPERSAMPLING: Final = 2  # drawn at twice the size and averaged, so that thin r
 NORMAL_SHARE: Final = 0.12  # films without any finding
 LATERAL_SHARE: Final = 0.12  # CheXpert has about one lateral in seven films
 DEVICE_SIDES: Final[tuple[Side, ...]] = ("left", "right")
+LATERAL_SHADOWS: Final = {  # centre, radii and brightness of what a side view shows; effusion and heart have shapes of their own
+    "Atelectasis": ((0.05, 0.15), (0.35, 0.06), 0.30),
+    "Consolidation": ((0.10, -0.20), (0.24, 0.22), 0.30),
+    "Edema": ((0.00, -0.10), (0.40, 0.40), 0.20),
+    "Lung Lesion": ((0.15, -0.35), (0.10, 0.10), 0.40),
+    "Pneumothorax": ((0.00, -0.70), (0.35, 0.14), -0.20),
+    "Support Devices": ((-0.30, -0.50), (0.13, 0.10), 0.50),
+}
 
 
 @dataclass(frozen=True)
@@ -256,14 +264,13 @@ def _heart(u: Array, v: Array, film: Film) -> Array:
     shape = np.hypot((c * x - s * y) / width, (s * x + c * y) / (a["heart_height"] * (1 + 0.25 * (enlarged - 1)))) - 1
     knob = _blob(u, v, (0.10, -0.26), (a["aortic_knob"] + 0.05, 0.10), 0.2)
     mediastinum = _blob(u, v, (0.02, -0.2), (0.11, 0.5), 0.25)
-    return 0.34 * np.maximum.reduce([_inside(shape, 0.09), 0.7 * knob, 0.6 * mediastinum])
+    return np.asarray(0.34 * np.maximum.reduce([_inside(shape, 0.09), 0.7 * knob, 0.6 * mediastinum]))
 
 
 def _clavicles(u: Array, v: Array, a: dict[str, float], body: Array) -> Array:
     line = v - a["clavicle_height"] - a["clavicle_angle"] * (np.abs(u) - 0.3) + 0.10 * np.sin(np.abs(u) * 5)
-    return (
-        a["clavicle_contrast"] * body * np.exp(-((line / 0.035) ** 2)) * _inside(0.08 - np.abs(u), 0.02) * _inside(np.abs(u) - 0.72, 0.04)
-    )
+    between = _inside(0.08 - np.abs(u), 0.02) * _inside(np.abs(u) - 0.72, 0.04)
+    return np.asarray(a["clavicle_contrast"] * body * np.exp(-((line / 0.035) ** 2)) * between)
 
 
 # ---------------------------------------------------------------- findings
@@ -305,7 +312,7 @@ def _devices(u: Array, v: Array, place: float) -> Array:
     box = _blob(u, v, (0.56, -0.48 + 0.12 * place), (0.15, 0.11), 0.08)
     lead = np.maximum(_stroke(u, v, (0.50, -0.50), (0.06, -0.38), 0.022), _stroke(u, v, (0.06, -0.38), (0.14, 0.34), 0.022))
     tube = _stroke(u, v, (0.0, -1.0), (0.0, -0.42 + 0.1 * place), 0.022)
-    return 0.55 * np.maximum.reduce([box, lead, tube])
+    return np.asarray(0.55 * np.maximum.reduce([box, lead, tube]))
 
 
 # ---------------------------------------------------------------- lateral films and development
@@ -322,6 +329,8 @@ def _lateral(u: Array, v: Array, film: Film) -> Array:
     image += a["rib_contrast"] * body * (np.cos(2 * np.pi * ((v - 0.5 * u) / a["rib_spacing"])) > 0.5)
     if "Pleural Effusion" in film.findings:
         image += 0.4 * lung * _inside(a["lung_base"] - 0.25 - v, 0.04)
+    for centre, radii, brightness in (shadow for name, shadow in LATERAL_SHADOWS.items() if name in film.findings):
+        image += brightness * _blob(u, v, centre, radii, 0.2)
     frame = _inside(np.maximum(np.abs(u), np.abs(v)) - e["collimation"], 0.01)
     return image * frame
 
