@@ -69,7 +69,7 @@ def stable_diffusion_schedule() -> dict[str, Any]:
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
-    return dict(scheduler.config)
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}  # its notes on itself hide changed values
 
 
 def train_tokenizer(prompts: Iterable[str], vocabulary: int = 1024) -> CLIPTokenizer:
