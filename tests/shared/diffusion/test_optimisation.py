@@ -1,0 +1,197 @@
+"""The training loop: average, clipping, batches that do not count, and the same result for the same seed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared.diffusion.optimisation import ExponentialMovingAverage, Optimisation, optimise
+
+
+def line(seed: int = 0) -> nn.Linear:
+    """A small network."""
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2)
+
+
+def fitting(network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Points and the plane that they lie on."""
+    x = torch.randn(32, 3, generator=torch.Generator().manual_seed(1))
+    return x, x @ torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.5, 0.5]]) + network(x).detach() * 0
+
+
+def test_average_ramps_up_to_its_decay() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    average = ExponentialMovingAverage([parameter], decay=0.5)
+    expected = 0.0
+    for update in range(1, 12):
+        with torch.no_grad():
+            parameter.fill_(float(update))
+        average.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * update
+        assert float(average.average[0]) == pytest.approx(expected, abs=1e-5)
+    assert average.updates == 11
+    average.apply()
+    assert float(parameter.detach()) == pytest.approx(expected, abs=1e-5)
+
+
+def test_first_update_of_the_average_hardly_remembers_the_random_start() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    average = ExponentialMovingAverage([parameter], decay=0.999)
+    with torch.no_grad():
+        parameter.fill_(11.0)
+    average.update()
+    assert float(average.average[0]) == pytest.approx(9.0)  # decay 2/11
+
+
+def test_average_is_a_copy_and_follows_only_when_told() -> None:
+    network = line()
+    average = ExponentialMovingAverage(list(network.parameters()), decay=0.9)
+    with torch.no_grad():
+        network.weight.add_(1.0)
+    torch.testing.assert_close(average.average[0], network.weight - 1.0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8, 9, 10, 14, 19, 30])
+def test_every_length_of_plan_runs_and_reports_each_step(steps: int) -> None:
+    network = line()
+    x, y = fitting(network)
+    seen: list[int] = []
+    optimise([network], lambda _step: (network(x) - y).square().mean(), Optimisation(steps, 0.1), lambda step, _loss: seen.append(step))
+    assert seen == list(range(steps))
+
+
+def test_loop_fits_a_plane_and_leaves_evaluation_mode() -> None:
+    network = nn.Sequential(line(), nn.Dropout(0.0))
+    x, y = fitting(network)
+    losses: list[float] = []
+
+    def loss(_step: int) -> Tensor:
+        assert network.training
+        return (network(x) - y).square().mean()
+
+    optimise([network], loss, Optimisation(300, 0.1), lambda _step, value: losses.append(float(value)))
+    assert losses[0] > 0.5
+    assert losses[-1] < 1e-4
+    assert not network.training
+
+
+def test_averaged_weights_are_left_in_the_network() -> None:
+    network = line()
+    x, y = fitting(network)
+    weights: list[Tensor] = []
+
+    def loss(_step: int) -> Tensor:
+        weights.append(network.weight.detach().clone())
+        return (network(x) - y).square().mean()
+
+    optimise([network], loss, Optimisation(3, 0.1, ema_decay=0.9))
+    plain = line()
+    optimise([plain], lambda _step: (plain(x) - y).square().mean(), Optimisation(3, 0.1))
+    average = weights[0]
+    for update, weight in enumerate([*weights[1:], plain.weight.detach()], start=1):
+        average = torch.lerp(average, weight, 1 - (1 + update) / (10 + update))
+    torch.testing.assert_close(network.weight.detach(), average)
+
+
+def test_same_start_gives_same_weights() -> None:
+    networks = [line(), line()]
+    for network in networks:
+        x, y = fitting(network)
+        optimise([network], lambda _step, n=network, x=x, y=y: (n(x) - y).square().mean(), Optimisation(20, 0.1, ema_decay=0.9))
+    assert torch.equal(networks[0].weight, networks[1].weight)
+
+
+def test_loss_of_none_moves_nothing() -> None:
+    """Steps 1 and 3 count for nothing: weights, Adam's moments, rate and average are those of a run without them."""
+    x, y = fitting(line())
+    skipping = line()
+    counted: list[int] = []
+    states: list[Tensor] = []
+
+    def loss(step: int) -> Tensor | None:
+        states.append(skipping.weight.detach().clone())
+        return None if step in {1, 3} else (skipping(x) - y).square().mean()
+
+    optimise([skipping], loss, Optimisation(5, 0.1, ema_decay=0.9), lambda step, _loss: counted.append(step))
+    assert counted == [0, 2, 4]
+    assert torch.equal(states[1], states[2])
+    assert torch.equal(states[3], states[4])
+
+    straight = line()
+    stop = RuntimeError("three steps done")
+    reached: list[Tensor] = []
+
+    def three(step: int) -> Tensor:
+        reached.append(straight.weight.detach().clone())
+        if step == 3:
+            raise stop
+        return (straight(x) - y).square().mean()
+
+    with pytest.raises(RuntimeError, match="three steps done"):
+        optimise([straight], three, Optimisation(5, 0.1, ema_decay=0.9))
+    torch.testing.assert_close([states[0], states[1], states[3]], reached[:3], rtol=0, atol=0)
+
+
+def test_plan_whose_losses_are_all_none_leaves_the_weights() -> None:
+    network = line()
+    before = network.weight.detach().clone()
+    optimise([network], lambda _step: None, Optimisation(4, 0.1, ema_decay=0.9))
+    assert torch.equal(network.weight, before)
+
+
+def test_gradient_is_clipped_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = line()
+    norms: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *args: object, **words: object) -> object:
+        norms.append(
+            float(torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"] if p.grad is not None]).norm())
+        )
+        return step(self, *args, **words)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    optimise([network], lambda _step: network.weight.sum() * 1000, Optimisation(3, 1e-3, clip_norm=0.25))
+    assert norms == pytest.approx([0.25] * 3, rel=1e-4)
+
+
+def test_frozen_parameters_stay() -> None:
+    network = line()
+    network.bias.requires_grad_(False)
+    before = network.bias.detach().clone()
+    x, y = fitting(network)
+    optimise([network], lambda _step: (network(x) - y).square().mean(), Optimisation(5, 0.1, ema_decay=0.9))
+    assert torch.equal(network.bias, before)
+
+
+def test_observer_that_raises_stops_the_loop() -> None:
+    network = line()
+
+    def stop(step: int, _loss: Tensor) -> None:
+        if step == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        optimise([network], lambda _step: network.weight.square().sum(), Optimisation(100, 0.1), stop)
+
+
+def test_rate_rises_then_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = line()
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *args: object, **words: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **words)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    optimise([network], lambda _step: network.weight.square().sum(), Optimisation(40, 0.1, warm_up=0.25))
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.1, rel=0.02)
+    assert 8 <= top <= 11
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.001
