@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -14,6 +15,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from shared.http.state import Draining, draining_of
+from shared.jobs.executor import PARENT_VARIABLE
+from shared.jobs.worker import die_with_parent
 
 EXIT_PORT_TAKEN: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_REFUSED: Final = 78  # EX_CONFIG
@@ -29,6 +32,9 @@ def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int, allow_remote: boo
     """
     if not (allow_remote or _is_loopback(host)):
         _leave(f"Refusing to listen on {host}: requests are not authenticated, only 127.0.0.1 is safe.", EXIT_REFUSED)
+    if PARENT_VARIABLE in os.environ:
+        # Started by `lethe up`: whatever ends the supervisor, even SIGKILL, ends the service too.
+        die_with_parent()
     listener = _listen(host, port)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once it has shut down; leaving then is success.
