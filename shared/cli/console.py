@@ -1,0 +1,130 @@
+"""How the command line speaks: results on stdout, progress and errors on stderr, and exit codes that a script can use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from shared.client import ForbiddenProblemError, InvalidRequestProblemError, ProblemError, UnexpectedAnswerError
+from shared.client import Progress as OperationProgress
+from shared.errors import InvalidRequestError, LetheError, MitigationInsufficientError, UnavailableError
+
+OUT: Final = Console()
+ERRORS: Final = Console(stderr=True)
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+
+
+def exit_code_of(error: LetheError) -> ExitCode:
+    """What an error means to a script."""
+    if isinstance(error, UnavailableError | UnexpectedAnswerError):
+        return ExitCode.UNREACHABLE
+    if isinstance(error, MitigationInsufficientError | ForbiddenProblemError):
+        return ExitCode.REFUSED
+    if isinstance(error, InvalidRequestProblemError):
+        # A job that found its source unusable failed; a request against the schema was wrongly asked.
+        return ExitCode.USAGE
+    return ExitCode.USAGE if isinstance(error, InvalidRequestError) else ExitCode.FAILURE
+
+
+def print_error(error: LetheError) -> None:
+    """Say what went wrong, where, and where to look."""
+    ERRORS.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+    if isinstance(error, ProblemError):
+        for field in error.fields:
+            ERRORS.print(f"  {escape(field)}", highlight=False)
+        if error.trace_id:
+            ERRORS.print(f"  [dim]trace {escape(error.trace_id)}[/]", highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs."""
+    OUT.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A result for people."""
+    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    OUT.print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Names and values, one a line."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(escape(name), escape(value))
+    OUT.print(table)
+
+
+class Bars:
+    """Progress bars, one line a phase; each keeps its time when it is done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def add(self, name: str, total: int | None = None) -> Bar:
+        """A new line."""
+        return Bar(self._progress, self._progress.add_task(name, total=total, message=""))
+
+
+class Bar:
+    """One line of progress."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """So many steps more."""
+        self._progress.update(self._task, advance=steps, message=message)
+
+    def follow(self, reported: OperationProgress) -> None:
+        """Take over what an operation reports."""
+        loss = reported.values.get("loss")
+        told = f"{reported.message}, loss {loss:.3f}" if isinstance(loss, int | float) else reported.message
+        self._progress.update(self._task, completed=reported.step, total=reported.total or None, message=told)
+
+    def finish(self, message: str = "") -> None:
+        """Fill the line."""
+        task = next(task for task in self._progress.tasks if task.id == self._task)
+        total = task.total or task.completed or 1
+        self._progress.update(self._task, total=total, completed=total, message=message)
+        self._progress.stop_task(self._task)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Bars]:
+    """Bars on stderr while inside."""
+    columns = (
+        SpinnerColumn(finished_text="[green]✓[/]"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[message]}[/]"),
+    )
+    with Progress(*columns, console=ERRORS) as progress:
+        yield Bars(progress)
