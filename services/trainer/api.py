@@ -23,6 +23,7 @@ from shared.jobs.records import Job
 
 State = Annotated[TrainerState, Depends(state_of(TrainerState))]
 ModelId = Annotated[str, Path(min_length=1, max_length=64, description="A model's id.")]
+AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower-case letters, digits and '-'.")]
 RecordNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="A film's number in the data set.")]
 
 
@@ -102,7 +103,7 @@ def model_routes() -> APIRouter:
         return immutable_response(request, bytes(response.body), sha256=manifest.digest, media_type="application/json")
 
     @router.put("/v1/models/{id}/aliases/{alias}", summary="Point an alias at a model")
-    def set_alias(id: ModelId, alias: Annotated[str, Path(min_length=1, max_length=64)], state: State) -> Alias:  # noqa: A002
+    def set_alias(id: ModelId, alias: AliasName, state: State) -> Alias:  # noqa: A002
         """Move the alias here, wherever it pointed before."""
         state.catalog.set_alias("model", alias, id)
         return Alias(alias=alias, model=id)

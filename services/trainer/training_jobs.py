@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from services.trainer.architectures import build_tiny
 from services.trainer.training import Recipe, TrainingSet, train_autoencoder, train_denoiser
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import Catalog, DatasetManifest, ModelManifest, open_catalog
+from shared.diffusion.library import available_device
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError, NotFoundError
 from shared.imaging.films import FilmTable
@@ -99,10 +100,10 @@ def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobCont
     started = time.monotonic()
     metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
     if base is not None:
-        model = Model.load(catalog.fetch(base), key=base.digest)
+        model = Model.load(catalog.fetch(base), key=base.digest, device=available_device())
         _require_size(model, dataset)
     else:
-        model = build_tiny(films.prompts, dataset.image_size)
+        model = replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
         train_autoencoder(model, films, spec.seed, progress)
         metrics["autoencoder_loss"] = progress.end_phase(autoencoder_steps)
     denoiser_started = time.monotonic()
