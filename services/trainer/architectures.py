@@ -81,14 +81,19 @@ def train_tokenizer(prompts: Iterable[str], vocabulary: int = 1024) -> CLIPToken
     )
     learner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [letter + WORD_END for letter in alphabet]  # every byte must end a word, as in CLIP's own vocabulary
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=alphabet, end_of_word_suffix=WORD_END, special_tokens=[], show_progress=False
+        vocab_size=vocabulary,
+        initial_alphabet=alphabet,
+        end_of_word_suffix=WORD_END,
+        special_tokens=endings,  # named first: else their ids, and ties between merges, follow the order of a hash table
+        show_progress=False,
     )
     learner.train_from_iterator(prompts, trainer)
     with tempfile.TemporaryDirectory() as scratch:
         learner.model.save(scratch)
         vocabulary_ids: dict[str, int] = json.loads((Path(scratch) / "vocab.json").read_text())
-        for symbol in (*(letter + WORD_END for letter in alphabet), BEGIN, END):  # every byte must end a word, as in CLIP's own vocabulary
+        for symbol in (BEGIN, END):
             vocabulary_ids.setdefault(symbol, len(vocabulary_ids))
         (Path(scratch) / "vocab.json").write_text(json.dumps(vocabulary_ids))
         return CLIPTokenizer.from_pretrained(scratch, local_files_only=True, model_max_length=TINY_TOKENS)
