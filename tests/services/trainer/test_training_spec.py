@@ -1,0 +1,52 @@
+"""What a training job is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.trainer.training_spec import TrainingSpec
+from tests.services.trainer.conftest import ROOT
+
+
+def test_spec_survives_the_way_through_a_job_record() -> None:
+    spec = TrainingSpec(name="a", dataset="ds_1", steps=7, seed=2**53 - 1)
+    assert TrainingSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_spec_without_wishes_is_the_documented_one() -> None:
+    told = TrainingSpec(name="a", dataset="ds_1").model_dump(mode="json")
+    assert told == {
+        "name": "a",
+        "dataset": "ds_1",
+        "base": None,
+        "architecture": "tiny",
+        "steps": 1500,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "prompt_dropout": 0.1,
+        "seed": 0,
+        "parameters": {"kind": "full"},
+        "captions": [],
+        "batch_filter": None,
+        "timesteps": "uniform",
+        "ensemble": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "change", [{"captions": ["x"]}, {"batch_filter": {}}, {"ensemble": 2}, {"timesteps": "cubic"}, {"learning_rate": 0}]
+)
+def test_method_that_does_not_exist_yet_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
+
+
+def test_spec_is_read_without_tensor_libraries() -> None:
+    script = "import sys, services.trainer.training_spec; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
