@@ -20,7 +20,7 @@ from shared.diffusion.optimisation import Optimisation, optimise
 
 CODE: Final = 128
 TEMPERATURE: Final = 0.07
-STEPS: Final = 400
+STEPS: Final = 250
 BATCH: Final = 64
 RATE: Final = 2e-3
 

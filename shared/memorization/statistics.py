@@ -142,6 +142,16 @@ def tpr_at_fpr_interval(
     return _estimate(value, values, len(positive))
 
 
+def threshold_interval(controls: Group, false_positive_rate: float, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """The threshold of `upper_threshold` with its percentile bootstrap interval by patient."""
+    scores = _scores(controls.scores, "controls")
+    weights_RN = _patient_weights(controls.patients, np.random.default_rng(seed), resamples)
+    order_N = np.argsort(scores)[::-1]
+    rank_R1 = np.maximum(1, np.floor(np.round(false_positive_rate * (weights_RN.sum(1, keepdims=True) + 1), 9)))
+    reached_R = (np.cumsum(weights_RN[:, order_N], axis=1) >= rank_R1).argmax(1)
+    return _estimate(upper_threshold(scores, false_positive_rate), scores[order_N][reached_R], len(scores))
+
+
 def mean_interval(group: Group, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """A mean (of agreements, of verdicts as 0 and 1) with its percentile bootstrap interval by patient."""
     values = _scores(group.scores, "scores")

@@ -1,0 +1,1 @@
+"""The detector: prompts or images in, risk out."""

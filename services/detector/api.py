@@ -1,0 +1,139 @@
+"""The detector's routes: prompts or images in, risk out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse
+
+from services.detector.calibration import ScreeningSettings
+from services.detector.pictures import match_pictures
+from services.detector.records import calibration_without_job, describe_calibration, describe_gallery, gallery_without_job
+from services.detector.schemas import (
+    CalibrationRequest,
+    GalleryRequest,
+    MatchAnswer,
+    MatchRequest,
+    ScreeningAnswer,
+    ScreeningRequest,
+    ScreeningResult,
+    Token,
+)
+from services.detector.screening import Verdict
+from services.detector.state import DetectorState
+from shared.catalog import new_id
+from shared.errors import NotFoundError
+from shared.http.operations import Operation, accept_job, operation_routes
+from shared.http.state import state_of
+from shared.jobs.records import Job
+
+State = Annotated[DetectorState, Depends(state_of(DetectorState))]
+
+
+def gallery_routes() -> APIRouter:
+    """Building galleries."""
+    router = APIRouter(tags=["galleries"])
+
+    @router.post("/v1/galleries", status_code=202, summary="Build the gallery of a data set", response_model=Operation)
+    async def build(body: GalleryRequest, request: Request, state: State) -> JSONResponse:
+        """Start training the embedder and the reader; the id is the gallery's own."""
+        await asyncio.to_thread(state.catalog.get, "dataset", body.dataset)
+        spec = body.model_dump(mode="json")
+        return await accept_job(request, state, noun="galleries", kind="gallery", job_id=new_id("gallery"), spec=spec, body=body)
+
+    operation_routes(
+        router,
+        noun="galleries",
+        kind="gallery",
+        state_type=DetectorState,
+        extend=_gallery_fields,
+        missing=_gallery_without_job,
+        listed=False,
+    )
+    return router
+
+
+def calibration_routes() -> APIRouter:
+    """Making calibrations."""
+    router = APIRouter(tags=["calibrations"])
+
+    @router.post("/v1/calibrations", status_code=202, summary="Calibrate the screening of a model", response_model=Operation)
+    async def calibrate(body: CalibrationRequest, request: Request, state: State) -> JSONResponse:
+        """Start scoring control prompts; the id is the calibration's own."""
+        await asyncio.to_thread(_require_inputs, body, state)
+        spec = body.model_dump(mode="json")
+        return await accept_job(request, state, noun="calibrations", kind="calibration", job_id=new_id("calibration"), spec=spec, body=body)
+
+    operation_routes(
+        router,
+        noun="calibrations",
+        kind="calibration",
+        state_type=DetectorState,
+        extend=_calibration_fields,
+        missing=_calibration_without_job,
+    )
+    return router
+
+
+def judging_routes() -> APIRouter:
+    """Judging prompts and images."""
+    router = APIRouter(tags=["judging"])
+
+    @router.post("/v1/screenings", summary="Judge prompts before anything is drawn")
+    async def screen(body: ScreeningRequest, state: State) -> ScreeningAnswer:
+        """A verdict on each prompt, by the newest calibration for these settings."""
+        settings = ScreeningSettings(steps=body.steps, seeds_per_prompt=body.seeds_per_prompt, seed=body.seed)
+        screening = await state.screener.screen(body.model, body.prompts, settings, explain=body.explain)
+        manifest = screening.calibration.manifest
+        results = [_result(verdict) for verdict in screening.verdicts]
+        return ScreeningAnswer(results=results, calibration=manifest.id, control_median=manifest.control_median)
+
+    @router.post("/v1/matches", summary="Look for images among the training films")
+    async def match(body: MatchRequest, state: State) -> MatchAnswer:
+        """The nearest training films of each image, and with prompts what is seen of them."""
+        return await state.lane.run(lambda: match_pictures(body, state.galleries))
+
+    return router
+
+
+def _result(verdict: Verdict) -> ScreeningResult:
+    tokens = None if verdict.tokens is None else [Token(text=word.text, weight=word.weight) for word in verdict.tokens]
+    return ScreeningResult(
+        decision=verdict.decision,
+        score=verdict.score,
+        p_value=verdict.p_value,
+        threshold=verdict.threshold,
+        signals={"noise_magnitude": verdict.score},
+        tokens=tokens,
+        reasons=verdict.reasons,
+    )
+
+
+def _require_inputs(body: CalibrationRequest, state: DetectorState) -> None:
+    """Refuse a calibration whose model or data set does not exist."""
+    state.catalog.get("model", body.model)
+    state.catalog.get("dataset", body.dataset)
+
+
+def _gallery_fields(state: DetectorState, job: Job) -> dict[str, Any]:
+    return describe_gallery(state.catalog, job)
+
+
+def _calibration_fields(state: DetectorState, job: Job) -> dict[str, Any]:
+    return describe_calibration(state.catalog, job)
+
+
+def _gallery_without_job(state: DetectorState, gallery_id: str) -> dict[str, Any] | None:
+    try:
+        return gallery_without_job(state.catalog, gallery_id)
+    except NotFoundError:
+        return None
+
+
+def _calibration_without_job(state: DetectorState, calibration_id: str) -> dict[str, Any] | None:
+    try:
+        return calibration_without_job(state.catalog, calibration_id)
+    except NotFoundError:
+        return None

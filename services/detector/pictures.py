@@ -1,0 +1,57 @@
+"""Pictures from outside, decoded within limits, and the answer to a request that looks for them among training films."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import asdict
+from typing import Final
+
+import numpy as np
+
+from services.detector.agreements import asked_items, compare, sorted_items
+from services.detector.galleries import Gallery, GalleryLibrary
+from services.detector.matching import fit_to_gallery, gravest, match
+from services.detector.schemas import MatchAgreement, MatchAnswer, MatchRequest, Neighbour
+from services.detector.thresholds import Images
+from shared.errors import InvalidRequestError
+from shared.imaging.png import decode_png
+
+MAX_PIXELS: Final = 4096 * 4096
+
+
+def match_pictures(request: MatchRequest, galleries: GalleryLibrary) -> MatchAnswer:
+    """Decode, search, judge, and read what the images show."""
+    if request.prompts is not None and len(request.prompts) != len(request.images):
+        raise InvalidRequestError(f"prompts must be one an image: {len(request.prompts)} for {len(request.images)} images", field="prompts")
+    gallery = galleries.get(request.dataset)
+    images_MHW = np.stack([fit_to_gallery(decode_picture(text, index), gallery) for index, text in enumerate(request.images)])
+    matches = match(gallery, images_MHW, request.k)
+    return MatchAnswer(
+        matches=[[Neighbour(**asdict(neighbour)) for neighbour in neighbours] for neighbours in matches],
+        verdicts=[gravest(neighbours) for neighbours in matches],
+        thresholds=asdict(gallery.thresholds),
+        gallery=gallery.id,
+        agreements=_agreements(gallery, images_MHW, request.prompts) if request.prompts is not None else None,
+    )
+
+
+def decode_picture(text: str, index: int) -> Images:
+    """The grey pixels of a PNG in base64; InvalidRequestError names the picture."""
+    field = f"images.{index}"
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError(f"image {index} is not valid base64", field=field) from error
+    try:
+        return decode_png(data, max_pixels=MAX_PIXELS)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"image {index}: {error}", field=field) from error
+
+
+def _agreements(gallery: Gallery, images_MHW: Images, prompts: list[str]) -> list[MatchAgreement]:
+    compared = [
+        compare(asked_items(prompt), seen, gallery.reader.items)
+        for prompt, seen in zip(prompts, gallery.reader.read(images_MHW), strict=True)
+    ]
+    return [MatchAgreement(value=a.value, asked=sorted_items(a.asked), seen=sorted_items(a.seen)) for a in compared]

@@ -1,0 +1,152 @@
+"""Screening: how strongly a model follows a prompt at its first step, judged against prompts that it cannot have memorized.
+
+P prompts, S seeds, T steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from prometheus_client import Counter, Histogram
+
+from services.detector.batching import MicroBatcher
+from services.detector.calibration import Calibration, Calibrations, ScreeningSettings, Signal, calibration_key, finite_scores
+from shared.diffusion.lane import ComputeLane
+from shared.diffusion.library import ModelLibrary
+from shared.diffusion.model import Conditioning, Model
+from shared.errors import ConflictError, InvalidRequestError
+from shared.memorization.attribution import WordWeight, attribute
+from shared.memorization.magnitude import UnconditionalCache, screen
+from shared.memorization.statistics import empirical_p_values
+
+Decision = Literal["allow", "mitigate", "block"]
+
+SIGNALS: Final[tuple[Signal, ...]] = ("noise_magnitude",)
+
+SCREENED = Counter("lethe_prompts_screened_total", "Prompts screened.", ["verdict"])
+SCORE = Histogram(
+    "lethe_memorization_score",
+    "Scores of screened prompts: norms of a noise difference, which grow with the size of the model's latents.",
+    ["detector"],
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 20),
+)
+BATCH = Histogram("lethe_screening_batch_size", "Prompts screened in one pass.", buckets=(1, 2, 4, 8, 16, 32, 64))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the screening says of one prompt."""
+
+    decision: Decision
+    score: float
+    p_value: float
+    threshold: float
+    reasons: list[str]
+    tokens: list[WordWeight] | None
+
+
+@dataclass(frozen=True)
+class Screening:
+    """The verdicts on a request's prompts, and the calibration that they rest on."""
+
+    verdicts: list[Verdict]
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What prompts must have in common to be screened in one pass."""
+
+    model: str
+    settings: ScreeningSettings
+    key: str
+
+
+class Screener:
+    """Screens prompts with the models of a library, in micro-batches on the lane."""
+
+    def __init__(self, *, library: ModelLibrary, calibrations: Calibrations, lane: ComputeLane) -> None:
+        self._library = library
+        self._calibrations = calibrations
+        self._lane = lane
+        self._cache = UnconditionalCache()
+        self.batcher: MicroBatcher[_Batch, str, float | None] = MicroBatcher(self._work)
+
+    async def screen(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings, *, explain: bool) -> Screening:
+        """The verdict on each prompt; ConflictError without a calibration, InvalidRequestError for a prompt that is too long."""
+        calibration = await asyncio.to_thread(self._calibrations.in_force, model_id, settings)
+        scores = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key), prompts)
+        known = [score for score in scores if score is not None]
+        if len(known) < len(prompts):
+            await self._lane.run(lambda: self._refuse(model_id, prompts))
+        words = await self._lane.run(lambda: self._explain(model_id, prompts, settings)) if explain else [None] * len(prompts)
+        verdicts = [judge(score, calibration, tokens) for score, tokens in zip(known, words, strict=True)]
+        return Screening(verdicts, calibration)
+
+    async def _work(self, batch: _Batch, prompts: list[str]) -> list[float | None]:
+        """One micro-batch, on the lane."""
+        BATCH.observe(len(prompts))
+        return await self._lane.run(lambda: self._score(batch, prompts))
+
+    def _score(self, batch: _Batch, prompts: list[str]) -> list[float | None]:
+        """The score of each prompt, None for one that does not fit the model's window."""
+        with self._library.use(batch.model) as model:
+            if calibration_key(model, batch.settings, SIGNALS) != batch.key:
+                raise ConflictError(
+                    f"The calibration of the model {batch.model} was made in another way than prompts are screened; calibrate anew."
+                )
+            conditioning, fitting = _encode_fitting(model, prompts)
+            scores: list[float | None] = [None] * len(prompts)
+            if fitting:
+                settings = batch.settings
+                magnitudes_PST = screen(model, conditioning, settings.seeds, steps=settings.steps, cache=self._cache)
+                for position, score in zip(fitting, finite_scores(magnitudes_PST), strict=True):
+                    scores[position] = score
+            return scores
+
+    def _refuse(self, model_id: str, prompts: Sequence[str]) -> None:
+        """Raise what is wrong with a request's prompts."""
+        with self._library.use(model_id) as model:
+            model.tokenize(prompts)
+        raise InvalidRequestError("A prompt is longer than the text encoder's window.", field="prompts")
+
+    def _explain(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> list[list[WordWeight] | None]:
+        """The words of each prompt with their shares of the score."""
+        with self._library.use(model_id) as model:
+            return list(attribute(model, prompts, settings.seeds, self._cache))
+
+
+def judge(score: float, calibration: Calibration, tokens: list[WordWeight] | None) -> Verdict:
+    """The verdict on a score: `mitigate` from the threshold on, `allow` below; nothing is blocked before an image was judged."""
+    manifest = calibration.manifest
+    p_value = float(empirical_p_values([score], calibration.control_scores)[0])
+    decision: Decision = "mitigate" if score >= manifest.threshold else "allow"
+    rate = f"{100 * manifest.false_positive_rate:g} %"
+    if decision == "mitigate":
+        reason = f"The score {score:.3g} is above the threshold {manifest.threshold:.3g}, which at most {rate} of control prompts exceed."
+    else:
+        share = f"{100 * p_value:.2g} %"
+        reason = f"The score {score:.3g} is below the threshold {manifest.threshold:.3g}; about {share} of control prompts score as high."
+    SCREENED.labels(verdict=decision).inc()
+    SCORE.labels(detector="noise_magnitude").observe(score)
+    return Verdict(decision, score, p_value, manifest.threshold, [reason], tokens)
+
+
+def _encode_fitting(model: Model, prompts: list[str]) -> tuple[Conditioning, list[int]]:
+    """The conditioning of the prompts that fit the window, and their positions: one caller's long prompt is no other's failure."""
+    try:
+        return model.encode(prompts), list(range(len(prompts)))
+    except InvalidRequestError:
+        fitting = [position for position, prompt in enumerate(prompts) if _fits(model, prompt)]
+        return model.encode([prompts[position] for position in fitting] or [""]), fitting
+
+
+def _fits(model: Model, prompt: str) -> bool:
+    try:
+        model.tokenize([prompt])
+    except InvalidRequestError:
+        return False
+    return True
