@@ -42,6 +42,8 @@ def _is_unicode(value: Any) -> bool:
         return "\0" not in value
     if isinstance(value, list):
         return all(map(_is_unicode, value))
+    if isinstance(value, BaseModel):  # a nested body that is no StrictBody itself
+        return all(map(_is_unicode, value.__dict__.values()))
     if isinstance(value, dict):
         return all(_is_unicode(name) and _is_unicode(inner) for name, inner in value.items())
     return True

@@ -50,3 +50,8 @@ def test_record_tells_all_of_a_film_but_its_picture() -> None:
 def test_query_with_unknown_words_is_refused(query: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         RecordsQuery.model_validate(query)
+
+
+def test_text_inside_nested_parts_is_looked_at_too() -> None:
+    with pytest.raises(ValidationError, match="valid Unicode"):
+        DatasetRequest.model_validate({"name": "a", "source": {"format": "chexpert", "uri": "file:///a", "csv": "a\0b"}})

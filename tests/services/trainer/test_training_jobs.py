@@ -192,7 +192,7 @@ def progress(total: int) -> tuple[Progress, Watched]:
 
 
 def test_every_step_is_reported_and_losses_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(np.arange(0.01, 100, 0.01))
+    clock = iter(np.arange(1, 1000) / 64)
     monkeypatch.setattr(training_jobs, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     told, watched = progress(200)
     told._read_at = 0.0
@@ -201,8 +201,8 @@ def test_every_step_is_reported_and_losses_are_read_now_and_then(monkeypatch: py
         told(step, 200, "denoiser", torch.tensor(1.0).as_subclass(CountedLoss))
     assert [report[0] for report in watched.reports] == list(range(1, 201))
     assert watched.checks == 200
-    assert CountedLoss.reads == 5  # four half seconds and the last step
-    assert watched.reports[-1][3]["step_seconds"] == pytest.approx(0.01)
+    assert CountedLoss.reads == 7  # six half seconds of 32 steps, and the last step
+    assert watched.reports[-1][3]["step_seconds"] == 1 / 64
 
 
 def test_phases_count_on_in_one_total() -> None:
