@@ -23,7 +23,7 @@ from shared.http.serve import serve
 from shared.settings import Settings, get_settings
 from shared.telemetry import configure_logging
 
-JUDGEMENT_DEADLINE: Final = timedelta(seconds=60)  # of one question to the detector; a request asks at most six a prompt
+JUDGEMENT_DEADLINE: Final = timedelta(seconds=60)  # of one question to the detector, which a busy machine answers in seconds
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -50,7 +50,7 @@ class EmbeddingOptimisation:
             while True:
                 embeddings = torch.cat([begin, rest], 1).expand(len(noise), -1, -1)
                 loss = noise_prediction_magnitude(model.predict_noise(noise, t, embeddings), eps_uncond).square().mean().sqrt()
-                if float(loss) <= target or iterations == self.parameters.max_iterations:
+                if loss.item() <= target or iterations == self.parameters.max_iterations:
                     break
                 (rest.grad,) = torch.autograd.grad(loss, rest)
                 optimiser.step()

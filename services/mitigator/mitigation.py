@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
@@ -24,7 +24,7 @@ Ladder = Sequence[tuple[Strategy, ...]]
 """Compositions of strategies in the order in which they are tried; the empty one draws the prompt as it is."""
 
 FAITHFUL: Final = 0.8  # fidelity from which on a safe image is released without trying further
-LOST: Final = 1 / 3  # below, the image shows next to nothing of what was asked, and is not released
+LOST: Final = 0.25  # below, the image shows next to nothing of what was asked, and is not released
 PATIENT_VERDICTS: Final = frozenset({"copy", "same_patient"})
 
 
@@ -138,8 +138,8 @@ def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: Un
     """Draw one prompt's images by the first composition that makes each of them safe and faithful.
 
     An image that no composition makes safe, or that is safe only without what was asked for, refuses the whole order with
-    MitigationInsufficientError and the evidence of every image. Cost: the strategies' own plus 2·steps forwards an image
-    and composition tried.
+    MitigationInsufficientError and the evidence of every image. Cost: 2·steps forwards an image and plan drawn, the plain one
+    included, besides the strategies' own and one screening of each plan.
     """
     screening = judge.screen(order.model_id, order.prompt)
     bench = Workbench(
@@ -152,24 +152,37 @@ def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: Un
         screening_steps=screening.steps,
     )
     seeds = [image_seed(order.seed, j) for j in range(order.images)]
-    plans: dict[tuple[Strategy, ...], Plan] = {(): bench.plain(order.prompt)}
-    before = _drawn(order, plans[()], seeds, model, judge)
+    plain = bench.plain(order.prompt)
+    before = _drawn(order, plain, seeds, model, judge)
     candidates: list[list[_Candidate]] = [[] for _ in seeds]
-    for composition in ladder:
-        open_rows = [row for row, tried in enumerate(candidates) if not any(_is_done(c.evidence) for c in tried)]
-        if not open_rows:
-            break
-        plan = _planned(composition, plans, bench)
-        drawn = before if not composition else _drawn(order, plan, [seeds[row] for row in open_rows], model, judge)
-        score = screening.score if not composition else bench.applied_score(plan)
+    open_rows = list(range(len(seeds)))
+    for plan in _plans(ladder, plain, bench):
+        if plan is plain:
+            score, drawn = screening.score, [before[row] for row in open_rows]
+        else:
+            score, drawn = bench.applied_score(plan), _drawn(order, plan, [seeds[row] for row in open_rows], model, judge)
         for row, (pixels, verdict) in zip(open_rows, drawn, strict=True):
             evidence = _evidence(screening, plan, score, before[row][1], verdict, _cost(order, plan))
             candidates[row].append(_Candidate(pixels, evidence))
+        open_rows = [row for row in open_rows if not _is_done(candidates[row][-1].evidence)]
+        if not open_rows:
+            break
     chosen = [max(tried, key=_preference) for tried in candidates]
     if not all(c.evidence.is_safe and c.evidence.prompt_fidelity >= LOST for c in chosen):
         message = "No strategy makes every image safe with what was asked still in it; try another seed or a more general prompt."
-        raise MitigationInsufficientError(message, evidence=[c.evidence.without_words() for c in chosen])
+        raise MitigationInsufficientError(message, evidence=_refused(seeds, chosen))
     return [SafeImage(seed, c.pixels_HW, c.evidence) for seed, c in zip(seeds, chosen, strict=True)]
+
+
+def _plans(ladder: Ladder, plain: Plan, bench: Workbench) -> Iterator[Plan]:
+    """The ladder's plans, each made when it is its turn; one that changes nothing of an earlier one is left out."""
+    known: dict[tuple[Strategy, ...], Plan] = {(): plain}
+    given: set[Plan] = set()
+    for composition in ladder:
+        plan = _planned(composition, known, bench)
+        if plan not in given:
+            given.add(plan)
+            yield plan
 
 
 def _planned(composition: tuple[Strategy, ...], plans: dict[tuple[Strategy, ...], Plan], bench: Workbench) -> Plan:
@@ -210,9 +223,14 @@ def _evidence(screening: Screening, plan: Plan, score: float, before: ImageVerdi
     )
 
 
+def _refused(seeds: Sequence[int], chosen: Sequence[_Candidate]) -> list[dict[str, Any]]:
+    """What a problem tells of each image."""
+    return [{"seed": seed, **c.evidence.without_words()} for seed, c in zip(seeds, chosen, strict=True)]
+
+
 def _cost(order: Order, plan: Plan) -> int:
-    """UNet rows for one image of this plan: planning, and two a step."""
-    return plan.forwards + 2 * order.steps
+    """UNet rows for one image of this plan: planning, and two a step, or one where the unconditional half cancels."""
+    return plan.forwards + order.steps * (2 if plan.make_guidance().needs_unconditional else 1)
 
 
 def _is_done(evidence: Evidence) -> bool:

@@ -28,7 +28,7 @@ class PromptGeneralisation:
     name: ClassVar[str] = "prompt_generalisation"
     summary: ClassVar[str] = "Drops or generalises the words that carry the score, fewest first; findings, sides and the view stay."
     paper: ClassVar[str] = "Wen et al., ICLR 2024 (token attribution); Lethe (generalisation along the words' kinds)"
-    cost: ClassVar[str] = "n(F+B) for the attribution and n F for each candidate prompt, n the screening's seeds; at most 8 candidates"
+    cost: ClassVar[str] = "n(F+B) for the attribution and n F for each candidate prompt, n the screening's seeds; at most 9 candidates"
 
     def __init__(self, parameters: GeneralisationParameters | None = None) -> None:
         """Defaults where nothing is asked for."""
@@ -36,29 +36,25 @@ class PromptGeneralisation:
 
     def apply(self, plan: Plan, bench: Workbench) -> Plan:
         """The plan with the least generalised prompt that passes, or with everything negotiable given up where none does."""
-        forwards = 3 * len(bench.screening_seeds)  # attribution: a forward and a backward pass a seed
+        forwards, units = 0, negotiable_units(plan.prompt)
+        if len(units) > 1:
+            units = _heaviest_first(plan.prompt, units, bench)
+            forwards += 3 * len(bench.screening_seeds)  # a forward and a backward pass a seed
         prompt = plan.prompt
-        for candidates in self._rounds(plan.prompt, self._units_by_weight(plan.prompt, bench)):
+        for candidates in self._rounds(plan.prompt, units):
             scores = bench.scores(bench.model.encode(candidates)).tolist()
             forwards += bench.screening_cost(len(candidates))
             prompt = candidates[scores.index(min(scores))]
             if min(scores) < bench.threshold:
                 break
+        if prompt == plan.prompt:
+            return plan
         changes = [f"gave up: {word}" for word in lost_words(plan.prompt, prompt)]
         return plan.changed(self.name, forwards=forwards, changes=changes, prompt=prompt, conditioning=bench.model.encode([prompt]))
 
-    @staticmethod
-    def _units_by_weight(prompt: str, bench: Workbench) -> list[set[int]]:
-        """The words of each negotiable kind, the kind that carries most of the score first."""
-        words = describe_words(prompt)
-        gradients = token_gradients(bench.model, [prompt], bench.screening_seeds, bench.cache)[0].cpu()
-        weights = span_weights(bench.model, prompt, gradients, [(word.start, word.end) for word in words])
-        units = [{i for i, word in enumerate(words) if word.kind == kind} for kind in NEGOTIABLE]
-        return sorted((unit for unit in units if unit), key=lambda unit: -max(weights[i] for i in unit))
-
     def _rounds(self, prompt: str, units: list[set[int]]) -> Iterator[list[str]]:
         """Candidate prompts by how many units they give up, heaviest first; the age's decade and the wording go last."""
-        seen = {prompt}
+        seen = {" ".join(prompt.split())}
         rounds = [[generalise(prompt, set().union(*chosen)) for chosen in combinations(units, count)] for count in range(1, len(units) + 1)]
         barest = rounds[-1][-1] if rounds else prompt
         rounds.append([generalise(barest, _of_kinds(barest, NEGOTIABLE))])
@@ -69,6 +65,18 @@ class PromptGeneralisation:
             seen.update(fresh)
             if fresh:
                 yield fresh
+
+
+def negotiable_units(prompt: str) -> list[set[int]]:
+    """The positions of the words of each negotiable kind that the prompt has."""
+    return [unit for kind in NEGOTIABLE if (unit := _of_kinds(prompt, (kind,)))]
+
+
+def _heaviest_first(prompt: str, units: list[set[int]], bench: Workbench) -> list[set[int]]:
+    """The units in the order of the most that a word of theirs carries of the score."""
+    gradients = token_gradients(bench.model, [prompt], bench.screening_seeds, bench.cache)[0].cpu()
+    weights = span_weights(bench.model, prompt, gradients, [(word.start, word.end) for word in describe_words(prompt)])
+    return sorted(units, key=lambda unit: -max(weights[i] for i in unit))
 
 
 def _of_kinds(prompt: str, kinds: tuple[str, ...]) -> set[int]:

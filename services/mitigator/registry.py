@@ -46,8 +46,16 @@ def ladder_of(name: str, parameters: Mapping[str, Any]) -> Ladder:
     try:
         typed = entry.parameters.model_validate(dict(parameters))
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InvalidRequestError(f"{where}: {first['msg']}", field=f"mitigation.parameters.{where}") from error
+        raise _refused(error, entry.parameters) from error
     strategy: Strategy = entry.strategy(typed)
     return ((strategy,),)
+
+
+def _refused(error: ValidationError, parameters: type[StrategyParameters]) -> InvalidRequestError:
+    """The first thing wrong with the parameters; a name that is no parameter is the caller's text and is not repeated."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(parameters.model_fields)
+        return InvalidRequestError(f"the strategy has no such parameter; it has {known}", field="mitigation.parameters")
+    where = ".".join(str(part) for part in first["loc"])
+    return InvalidRequestError(f"{where}: {first['msg']}", field=f"mitigation.parameters.{where}")

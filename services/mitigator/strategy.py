@@ -20,7 +20,7 @@ class StrategyParameters(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one plan is another only if it is the same object: tensors do not compare
 class Plan:
     """How one prompt's images will be drawn, and what was changed on the way here."""
 
