@@ -357,13 +357,13 @@ class Story:
         self._thresholds = matching.thresholds
         agreements = matching.agreements or [None] * len(pngs)
         draws = []
-        for (_, seed), neighbours, agreement in zip(seeds, matching.matches, agreements, strict=True):
+        for (_, seed), neighbours, gravest, agreement in zip(seeds, matching.matches, matching.verdicts, agreements, strict=True):
             nearest = max(neighbours, key=lambda neighbour: (neighbour.verdict == "copy", neighbour.similarity))
             draws.append(
                 Draw(
                     seed=seed,
                     similarity=max(neighbour.similarity for neighbour in neighbours),
-                    verdict=nearest.verdict,
+                    verdict=gravest,
                     nearest=nearest.record,
                     agreement=agreement.value if agreement is not None else None,
                 )

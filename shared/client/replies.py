@@ -114,6 +114,7 @@ class Matching(Reply):
     """The nearest training films of each image; the judged-most-alike first."""
 
     matches: list[list[Neighbour]]
+    verdicts: list[str]
     thresholds: dict[str, float] = Field(default_factory=dict)
     agreements: list[Agreement | None] | None = None
 

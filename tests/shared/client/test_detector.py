@@ -24,7 +24,7 @@ def test_screening_and_matching_send_what_the_contract_names() -> None:
         sent[request.url.path] = json.loads(request.content)
         if request.url.path == "/v1/screenings":
             return httpx.Response(200, json={"results": [VERDICT], "calibration": "cal_1"})
-        return httpx.Response(200, json={"matches": [[]], "thresholds": {}, "agreements": [{"value": 0.5}]})
+        return httpx.Response(200, json={"matches": [[]], "verdicts": ["none"], "thresholds": {}, "agreements": [{"value": 0.5}]})
 
     client = DetectorClient("http://d", transport=httpx.MockTransport(answer))
     assert client.screen(model="mdl_1", prompts=["a"], explain=True).results[0].decision == "allow"

@@ -36,6 +36,6 @@ def test_screening_reads_the_example_of_the_contract() -> None:
 
 def test_matching_without_prompts_has_no_agreements() -> None:
     neighbour = {"record": 17, "patient": "p", "similarity": 0.97, "verdict": "copy", "tile_distance": 0.01}
-    matching = Matching.model_validate({"matches": [[neighbour]], "thresholds": {"copy": 0.9}, "agreements": None})
+    matching = Matching.model_validate({"matches": [[neighbour]], "verdicts": ["copy"], "thresholds": {"copy": 0.9}, "agreements": None})
     assert matching.agreements is None
     assert matching.matches[0][0].verdict == "copy"

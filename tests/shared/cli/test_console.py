@@ -1,0 +1,107 @@
+"""Exit codes mean what the help says; bars follow operations."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from shared.cli.console import Bars, ExitCode, exit_code_of, print_error, print_facts, print_json, print_table, progress_bars
+from shared.cli.supervisor import StartError
+from shared.client import Progress as OperationProgress
+from shared.client import UnexpectedAnswerError
+from shared.client.failures import problem_error
+from shared.errors import (
+    DatasetError,
+    InvalidRequestError,
+    JobCancelledError,
+    LetheError,
+    MitigationInsufficientError,
+    NotFoundError,
+    ScreenerUnavailableError,
+    UnavailableError,
+)
+
+
+def problem(slug: str, status: int) -> LetheError:
+    return problem_error({"type": f"urn:lethe:problem:{slug}", "detail": "why", "trace_id": "abc"}, status=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UnavailableError("x"), ExitCode.UNREACHABLE),
+        (ScreenerUnavailableError("x"), ExitCode.UNREACHABLE),
+        (UnexpectedAnswerError("x"), ExitCode.UNREACHABLE),
+        (problem("dependency-unavailable", 503), ExitCode.UNREACHABLE),
+        (MitigationInsufficientError("x", evidence=[]), ExitCode.REFUSED),
+        (problem("mitigation-insufficient", 409), ExitCode.REFUSED),
+        (problem("forbidden", 403), ExitCode.REFUSED),
+        (InvalidRequestError("x"), ExitCode.USAGE),
+        (problem("validation", 422), ExitCode.USAGE),
+        (NotFoundError("x"), ExitCode.FAILURE),
+        (problem("not-found", 404), ExitCode.FAILURE),
+        (problem("internal", 500), ExitCode.FAILURE),
+        (JobCancelledError("x"), ExitCode.FAILURE),
+        (StartError("x"), ExitCode.FAILURE),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value}",
+)
+def test_error_ends_with_its_code(error: LetheError, code: ExitCode) -> None:
+    assert exit_code_of(error) is code
+
+
+def test_error_tells_fields_and_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"type": "urn:lethe:problem:validation", "detail": "Some [fields] break.", "trace_id": "abc"}
+    print_error(problem_error({**body, "errors": [{"loc": ["body", "steps"], "msg": "too many", "type": "x"}]}, status=422))
+    assert capsys.readouterr().err.splitlines() == ["Error: Some [fields] break.", "  body.steps: too many", "  trace abc"]
+
+
+def test_dataset_error_of_the_command_line_itself_is_usage() -> None:
+    assert exit_code_of(DatasetError("x")) is ExitCode.USAGE
+
+
+def test_json_is_one_document_however_long(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"text": "[bold]" + "x" * 500, "list": [1, None]}
+    print_json(value)
+    assert json.loads(capsys.readouterr().out) == value
+
+
+def test_tables_and_facts_show_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Title", ("a", "b"), [("[red]", "1")])
+    print_facts({"id": "[x]"})
+    out = capsys.readouterr().out
+    assert "[red]" in out
+    assert "[x]" in out
+
+
+def test_bar_follows_an_operation_and_ends_full() -> None:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        bar = Bars(progress).add("Training")
+        bar.follow(OperationProgress(step=3, total=10, message="denoiser", values={"loss": 0.25}))
+        (task,) = progress.tasks
+        assert (task.completed, task.total, task.fields["message"]) == (3, 10, "denoiser, loss 0.250")
+        bar.advance(2, "on")
+        assert task.completed == 5
+        bar.finish("done")
+        assert task.finished
+        assert (task.completed, task.fields["message"]) == (10, "done")
+
+
+def test_bar_of_unknown_length_ends_full() -> None:
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        bar = Bars(progress).add("Registering")
+        bar.follow(OperationProgress())
+        bar.finish()
+        assert progress.tasks[0].finished
+
+
+def test_bars_are_drawn_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars() as bars:
+        bars.add("Sampling", 1).finish()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Sampling" in captured.err
