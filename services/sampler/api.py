@@ -31,7 +31,7 @@ def generation_routes() -> APIRouter:
         """Draw every prompt with every seed; the answer comes when all are drawn."""
         await asyncio.to_thread(state.catalog.get, "model", body.model)
         order = Order(**body.model_dump(exclude={"output", "format"}))
-        drawn = await state.lane.run(lambda: draw(order, state.library))
+        drawn = await state.lane.run(lambda: draw(order, state.library, state.lane.check_open))
         if body.output == "inline":
             answer = await asyncio.to_thread(_inline, drawn)
         else:

@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def open_state(settings: Settings) -> AsyncIterator[SamplerState]:
-    """The state while the service runs; what is being drawn when it ends is drawn to its end."""
+    """The state while the service runs; when it ends, the batch under way is the last."""
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     lane = ComputeLane()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -51,8 +51,8 @@ class Drawn:
     sha256: str
 
 
-def draw(order: Order, library: ModelLibrary) -> list[Drawn]:
-    """All images, by prompt and then by seed."""
+def draw(order: Order, library: ModelLibrary, check_open: Callable[[], None]) -> list[Drawn]:
+    """All images, by prompt and then by seed; `check_open` is asked after each batch and raises to stop."""
     started = time.monotonic()
     with library.use(order.model) as model:
         images = generate_images(
@@ -63,6 +63,7 @@ def draw(order: Order, library: ModelLibrary) -> list[Drawn]:
             steps=order.steps,
             guidance=ClassifierFreeGuidance(order.guidance_scale),
             scheduler=order.scheduler,
+            on_batch=lambda _count: check_open(),
         )
     drawn = []
     for number, image in enumerate(images):

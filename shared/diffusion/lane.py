@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-from shared.errors import SaturatedError
+from shared.errors import SaturatedError, UnavailableError
 
 ResultT = TypeVar("ResultT")
 
@@ -24,6 +24,7 @@ class ComputeLane:
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._admitted = 0
+        self._closed = threading.Event()
 
     @property
     def is_saturated(self) -> bool:
@@ -47,8 +48,14 @@ class ComputeLane:
         future.add_done_callback(self._leave)
         return await asyncio.wrap_future(future)
 
+    def check_open(self) -> None:
+        """Raise UnavailableError once the lane is closed; long work asks now and then, so that a service can stop."""
+        if self._closed.is_set():
+            raise UnavailableError("The service is stopping; send the request again later.")
+
     def close(self) -> None:
-        """Let the work under way end and drop what waits."""
+        """Drop what waits, and wait for the work under way, which ends at its next look."""
+        self._closed.set()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _leave(self, _done: Future[Any] | None = None) -> None:

@@ -11,10 +11,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.sampler.generations import Order, draw, image_path, store, stored_image
+from shared.diffusion import generation
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
+from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
-from shared.errors import IntegrityError, NotFoundError
+from shared.errors import IntegrityError, NotFoundError, UnavailableError
 from shared.imaging.png import decode_png
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from tests.fixtures.models import StockedHome
 
 PROMPTS = ("chest X-ray, AP, cardiomegaly", "chest X-ray, PA, no finding")
+
+
+def go_on() -> None:
+    """Nothing stops."""
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def order(stocked_home: StockedHome) -> Order:
 
 def test_images_are_those_of_the_loop_by_prompt_and_then_by_seed(order: Order, stocked_catalog: Catalog, tiny_model: Model) -> None:
     counted = REGISTRY.get_sample_value("lethe_images_generated_total", {"mitigation": "none"}) or 0
-    drawn = draw(order, ModelLibrary(stocked_catalog, device="cpu"))
+    drawn = draw(order, ModelLibrary(stocked_catalog, device="cpu"), go_on)
     assert [(image.prompt_index, image.seed) for image in drawn] == [(0, 2**53 - 1), (0, 0), (1, 2**53 - 1), (1, 0)]
     expected = generate_images(
         tiny_model, PROMPTS, images_per_prompt=2, seed=order.seed, steps=3, guidance=ClassifierFreeGuidance(3.0), scheduler="ddim"
@@ -46,14 +52,14 @@ def test_images_are_those_of_the_loop_by_prompt_and_then_by_seed(order: Order, s
 
 def test_image_made_alone_from_its_seed_is_the_same(order: Order, stocked_catalog: Catalog) -> None:
     library = ModelLibrary(stocked_catalog, device="cpu")
-    third = draw(order, library)[3]
-    (alone,) = draw(replace(order, prompts=[PROMPTS[third.prompt_index]], images_per_prompt=1, seed=third.seed), library)
+    third = draw(order, library, go_on)[3]
+    (alone,) = draw(replace(order, prompts=[PROMPTS[third.prompt_index]], images_per_prompt=1, seed=third.seed), library, go_on)
     difference = decode_png(alone.png, max_pixels=1024).astype(int) - decode_png(third.png, max_pixels=1024)
     assert np.abs(difference).max() <= 1
 
 
 def test_stored_generation_holds_all_but_the_words(order: Order, stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
-    drawn = draw(order, ModelLibrary(stocked_catalog, device="cpu"))
+    drawn = draw(order, ModelLibrary(stocked_catalog, device="cpu"), go_on)
     manifest = store(order, drawn, stocked_catalog, stocked_home.settings)
     assert stocked_catalog.get("generation", manifest.id) == manifest
     assert manifest.request["steps"] == 3
@@ -71,10 +77,26 @@ def test_image_that_is_not_there_is_named(order: Order, stocked_home: StockedHom
 
 
 def test_damaged_image_is_refused(order: Order, stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
-    drawn = draw(replace(order, images_per_prompt=1), ModelLibrary(stocked_catalog, device="cpu"))
+    drawn = draw(replace(order, images_per_prompt=1), ModelLibrary(stocked_catalog, device="cpu"), go_on)
     manifest = store(order, drawn, stocked_catalog, stocked_home.settings)
     path = stocked_home.folder / "store" / "generations" / manifest.id / image_path(1)
     path.chmod(0o644)
     path.write_bytes(drawn[0].png)
     with pytest.raises(IntegrityError):
         stored_image(stocked_catalog, manifest.id, 1)
+
+
+def test_service_that_stops_draws_no_further_batch(order: Order, stocked_catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "batch_size", lambda _model: 1)
+    lane = ComputeLane()
+    checks: list[int] = []
+
+    def close_after_two() -> None:
+        checks.append(1)
+        if len(checks) == 2:
+            lane.close()
+        lane.check_open()
+
+    with pytest.raises(UnavailableError, match="stopping"):
+        draw(order, ModelLibrary(stocked_catalog, device="cpu"), close_after_two)
+    assert len(checks) == 2

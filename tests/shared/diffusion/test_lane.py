@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.diffusion.lane import ComputeLane
-from shared.errors import SaturatedError
+from shared.errors import SaturatedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,10 @@ async def test_error_of_the_work_reaches_its_caller_and_frees_its_place(lane: Co
 
 async def test_closed_lane_takes_nothing() -> None:
     lane = ComputeLane(max_waiting=0)
+    lane.check_open()
     lane.close()
+    with pytest.raises(UnavailableError, match="stopping"):
+        lane.check_open()
     for _ in range(3):
         with pytest.raises(RuntimeError):
             await lane.run(lambda: None)
