@@ -25,6 +25,7 @@ from shared.memorization.statistics import (
     mean_interval,
     rate,
     roc,
+    threshold_interval,
     tpr_at_fpr,
     tpr_at_fpr_interval,
     upper_threshold,
@@ -247,3 +248,14 @@ def test_import_leaves_scipy_alone() -> None:
     script = "import sys, shared.memorization.statistics; print('scipy' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False False\n"
+
+
+def test_threshold_interval_equals_a_loop_over_resamples() -> None:
+    generator = np.random.default_rng(8)
+    scores, owners = generator.normal(size=120).tolist(), patients(120, 3)
+    measured = threshold_interval(Group(scores, owners), 0.05, seed=2, resamples=200)
+    counts = np.random.default_rng(2).multinomial(40, [1 / 40] * 40, size=200)
+    values = [upper_threshold(np.repeat(scores, np.repeat(count, 3)), 0.05) for count in counts]
+    assert [measured["low"], measured["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
+    assert measured["value"] == upper_threshold(scores, 0.05)
+    assert measured["low"] < measured["value"] < measured["high"]

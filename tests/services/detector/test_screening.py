@@ -1,0 +1,108 @@
+"""Screening: the cost in forward passes, one pass for requests that come together, and verdicts that follow from scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from services.detector.calibration import Calibration, Calibrations, ScreeningSettings
+from services.detector.screening import Screener, judge
+from shared.diffusion.lane import ComputeLane
+from shared.diffusion.library import ModelLibrary
+from shared.errors import ConflictError, InvalidRequestError
+from tests.denoisers import counted_forwards
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shared.catalog import Catalog
+    from tests.services.detector.conftest import JudgingHome
+
+SETTINGS = ScreeningSettings(steps=1, seeds_per_prompt=2, seed=0)
+PROMPTS = [f"AP chest radiograph of a {age}-year-old man" for age in (40, 50, 60)]
+
+
+@pytest.fixture
+def library(judging_catalog: Catalog) -> ModelLibrary:
+    return ModelLibrary(judging_catalog)
+
+
+@pytest.fixture
+async def screener(judging_catalog: Catalog, library: ModelLibrary, anyio_backend: str) -> AsyncIterator[Screener]:
+    del anyio_backend
+    lane = ComputeLane()
+    made = Screener(library=library, calibrations=Calibrations(judging_catalog), lane=lane)
+    async with made.batcher.serving():
+        yield made
+    lane.close()
+
+
+async def test_screening_costs_one_conditional_forward_a_prompt_and_seed(
+    screener: Screener, library: ModelLibrary, judging_home: JudgingHome
+) -> None:
+    model_id = judging_home.stocked.model.id
+    with counted_forwards(library.get(model_id)) as seen:
+        await screener.screen(model_id, PROMPTS, SETTINGS, explain=False)
+        assert (seen.conditional, seen.unconditional) == (3 * 2, 2)  # the noises' own predictions, once for all requests
+        await screener.screen(model_id, PROMPTS, SETTINGS, explain=False)
+        await screener.screen(model_id, PROMPTS[:1], SETTINGS, explain=False)
+    assert (seen.conditional, seen.unconditional) == (7 * 2, 2)
+
+
+async def test_requests_that_arrive_together_share_their_forward_pass(
+    screener: Screener, library: ModelLibrary, judging_home: JudgingHome
+) -> None:
+    model_id = judging_home.stocked.model.id
+    alone = [(await screener.screen(model_id, [prompt], SETTINGS, explain=False)).verdicts[0].score for prompt in PROMPTS]
+    together: dict[str, float] = {}
+
+    async def ask(prompt: str) -> None:
+        together[prompt] = (await screener.screen(model_id, [prompt], SETTINGS, explain=False)).verdicts[0].score
+
+    with counted_forwards(library.get(model_id)) as seen:
+        async with anyio.create_task_group() as group:
+            for prompt in PROMPTS:
+                group.start_soon(ask, prompt)
+    assert (seen.calls, seen.conditional) == (1, 3 * 2)
+    assert [together[prompt] for prompt in PROMPTS] == pytest.approx(alone, rel=1e-4)
+
+
+async def test_words_are_told_only_when_asked_for(screener: Screener, judging_home: JudgingHome) -> None:
+    model_id = judging_home.stocked.model.id
+    told = (await screener.screen(model_id, PROMPTS[:2], SETTINGS, explain=True)).verdicts
+    assert [[word.text for word in verdict.tokens or []] for verdict in told] == [prompt.split() for prompt in PROMPTS[:2]]
+    assert (await screener.screen(model_id, PROMPTS[:1], SETTINGS, explain=False)).verdicts[0].tokens is None
+
+
+async def test_too_long_prompt_is_named_by_its_place_in_the_request(screener: Screener, judging_home: JudgingHome) -> None:
+    with pytest.raises(InvalidRequestError, match="64") as caught:
+        await screener.screen(judging_home.stocked.model.id, [PROMPTS[0], "edema " * 90, PROMPTS[1]], SETTINGS, explain=False)
+    assert caught.value.field == "prompts.1"
+
+
+async def test_calibration_of_other_settings_is_refused(
+    screener: Screener, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = judging_home.calibration.model_copy(update={"key": "0" * 64})
+    monkeypatch.setattr(Calibrations, "in_force", lambda *_: Calibration(calibration, [0.1]))
+    with pytest.raises(ConflictError, match="calibrate anew"):
+        await screener.screen(judging_home.stocked.model.id, PROMPTS[:1], SETTINGS, explain=False)
+
+
+@pytest.mark.parametrize(
+    ("score", "decision", "p_value", "reason"),
+    [
+        (0.5, "mitigate", 2 / 5, "above the threshold 0.5, which at most 25 % of control prompts exceed"),
+        (0.9, "mitigate", 1 / 5, "The score 0.9 is above"),
+        (0.49, "allow", 2 / 5, "below the threshold 0.5; about 40 % of control prompts score as high"),
+    ],
+)
+def test_verdict_follows_from_score_and_threshold(
+    shared_judging_home: Any, score: float, decision: str, p_value: float, reason: str
+) -> None:
+    manifest = shared_judging_home.calibration.model_copy(update={"threshold": 0.5, "false_positive_rate": 0.25})
+    verdict = judge(score, Calibration(manifest, [0.1, 0.2, 0.3, 0.6]), None)
+    assert (verdict.decision, verdict.p_value, verdict.threshold) == (decision, pytest.approx(p_value), 0.5)
+    assert reason in verdict.reasons[0]
