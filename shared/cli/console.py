@@ -11,7 +11,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from shared.client import ForbiddenProblemError, InvalidRequestProblemError, ProblemError, UnexpectedAnswerError
 from shared.client import Progress as OperationProgress
@@ -117,14 +117,15 @@ class Bar:
 @contextmanager
 def progress_bars() -> Iterator[Bars]:
     """Bars on stderr while inside."""
+    steady = Column(no_wrap=True)
     columns = (
         SpinnerColumn(finished_text="[green]✓[/]"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[message]}[/]"),
+        TextColumn("{task.description}", table_column=steady),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(table_column=steady),
+        TimeElapsedColumn(table_column=steady),
+        TimeRemainingColumn(compact=True, table_column=steady),
+        TextColumn("[dim]{task.fields[message]}[/]", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
-    with Progress(*columns, console=ERRORS) as progress:
+    with Progress(*columns, console=ERRORS, expand=True) as progress:
         yield Bars(progress)

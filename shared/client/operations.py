@@ -65,7 +65,7 @@ def _follow_events(transport: Transport, path: str, on_progress: ProgressCallbac
                     if event.name == "end":
                         return
                     if event.name == "progress":
-                        on_progress(Progress.model_validate(event.data))
+                        on_progress(Progress.model_validate(event.data["progress"]))
         except ProblemError:
             # Polling meets the same problem and raises it, or outlasts it.
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,10 @@ from shared.client.operations import Event, read_events, wait_for
 from shared.client.replies import Progress
 from shared.client.transport import Transport
 from shared.errors import JobCancelledError, UnavailableError
+from shared.http.events import job_events
+from shared.http.operations import envelope as http_envelope
+from shared.http.state import Draining
+from shared.jobs.records import JobStore
 
 Answer = Callable[[httpx.Request], httpx.Response]
 PATH = "/v1/training-jobs/job_1"
@@ -35,7 +40,8 @@ def envelope(state: str, **fields: Any) -> dict[str, Any]:
 
 
 def frame(number: int, name: str, data: dict[str, Any]) -> str:
-    return f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
+    told = {"state": "running", "attempt": 1, "progress": data}
+    return f"id: {number}\nevent: {name}\ndata: {json.dumps(told)}\n\n"
 
 
 class Service:
@@ -65,6 +71,24 @@ def test_stream_to_the_end_reports_progress_and_answers_the_finished_resource() 
     operation = wait_for(transport(service), PATH, on_progress=seen.append)
     assert operation.result == {"model": "mdl_1"}
     assert [(progress.step, progress.total) for progress in seen] == [(4, 9)]
+
+
+async def test_stream_of_a_real_job_is_understood(tmp_path: Path) -> None:
+    store = JobStore(f"sqlite:///{tmp_path / 'jobs.db'}")
+    store.prepare()
+    store.create(job_id="job_1", kind="training", spec={})
+    claimed = store.claim(kinds=["training"], owner="me", lease=timedelta(minutes=1))
+    assert claimed is not None
+    store.report(job_id="job_1", attempt=claimed.attempt, step=3, total=7, message="denoiser", reported={"loss": 0.5})
+    store.succeed(job_id="job_1", attempt=claimed.attempt, result={"model": "mdl_1"})
+    events = job_events(store=store, job_id="job_1", after=0, draining=Draining(), describe=http_envelope)
+    stream = "".join([event async for event in events])
+    settled = http_envelope(store.get("job_1"))
+    store.close()
+    seen: list[Progress] = []
+    operation = wait_for(transport(Service([stream], settled)), PATH, on_progress=seen.append)
+    assert operation.result == {"model": "mdl_1"}
+    assert [(progress.step, progress.total, progress.message, progress.values) for progress in seen] == [(3, 7, "denoiser", {"loss": 0.5})]
 
 
 def test_broken_stream_is_resumed_after_its_last_event() -> None:
