@@ -175,6 +175,13 @@ def test_named_strategy_is_applied_even_where_the_plain_image_is_safe(tiny: Mode
     assert (image.evidence.strategy, image.evidence.fidelity_before, image.evidence.prompt_fidelity) == ("a", 1.0, 0.9)
 
 
+def test_plain_image_tried_late_is_the_one_drawn_at_first(tiny: Model) -> None:
+    judge = ScriptedJudge([[COPY, GOOD], [GOOD, COPY]])
+    images = released(tiny, judge, ((NamedStrategy("a"),), ()), images=2)
+    assert [(image.seed, image.evidence.strategy) for image in images] == [(7, "a"), (8, "none")]
+    assert len(judge.asked) == 2
+
+
 @pytest.mark.parametrize("away_at", [0, 1])
 def test_judge_that_goes_away_releases_nothing(tiny: Model, away_at: int) -> None:
     with pytest.raises(ScreenerUnavailableError):
