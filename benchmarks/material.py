@@ -1,0 +1,70 @@
+"""What is measured on: phantom films with prompts, and the tiny model with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from services.trainer.architectures import build_tiny
+from services.trainer.training import TrainingSet
+from shared.diffusion.model import Model
+from shared.imaging.phantom import Film, draw, make_cohort
+from shared.imaging.prompts import compose_impression
+from shared.imaging.splits import Candidate, Placement, place_films
+
+IMAGE_SIZE: Final = 64
+
+
+@dataclass(frozen=True)
+class Films:
+    """Frontal phantom films with prompts and splits."""
+
+    images_NHW: NDArray[np.uint8]
+    prompts: list[str]
+    patients: list[str]
+    placements: list[Placement]
+
+    def select(self, split: str, fold: str = "") -> list[int]:
+        """Positions of a split, of one fold if given."""
+        return [i for i, place in enumerate(self.placements) if place.split == split and fold in {"", place.fold}]
+
+    def training_set(self) -> TrainingSet:
+        """Training films and canaries, each as often as it is repeated."""
+        rows = sorted(self.select("train") + self.select("canary"))
+        repeats = np.array([self.placements[i].repeats for i in rows])
+        return TrainingSet(self.images_NHW[rows], [self.prompts[i] for i in rows], repeats)
+
+
+def phantom_films(patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0) -> Films:
+    """A cohort's frontal films, split by patient."""
+    films = [film for film in make_cohort(patients, seed) if film.view != "lateral"]
+    prompts = [_prompt(film, seed) for film in films]
+    candidates = [
+        Candidate(key=str(film.accession), patient=str(film.patient.id), view=film.view, prompt=prompt)
+        for film, prompt in zip(films, prompts, strict=True)
+    ]
+    placements = place_films(candidates, control_fraction=control_fraction, canaries=canaries, repeats=repeats, seed=seed)
+    images = np.stack([draw(film, IMAGE_SIZE) for film in films])
+    return Films(images, prompts, [candidate.patient for candidate in candidates], placements)
+
+
+def random_model(prompts: list[str], seed: int) -> Model:
+    """The tiny model before training; its forward pass costs what a trained one's costs."""
+    torch.manual_seed(seed)
+    return build_tiny(prompts, IMAGE_SIZE)
+
+
+def _prompt(film: Film, seed: int) -> str:
+    return compose_impression(
+        view=film.view,
+        sex=film.patient.sex,
+        age=film.patient.age,
+        findings=film.findings,
+        normal=not film.findings,
+        exam=film.accession,
+        rng=np.random.default_rng([seed, film.accession]),
+    )
