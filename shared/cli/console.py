@@ -112,6 +112,8 @@ class Bar:
         total = task.total or task.completed or 1
         self._progress.update(self._task, total=total, completed=total, message=message)
         self._progress.stop_task(self._task)
+        if self._progress.disable:
+            self._progress.console.print(f"✓ {task.description} ({task.elapsed or 0:.0f} s) {message}", markup=False, highlight=False)
 
 
 @contextmanager
@@ -127,5 +129,6 @@ def progress_bars() -> Iterator[Bars]:
         TimeRemainingColumn(compact=True, table_column=steady),
         TextColumn("[dim]{task.fields[message]}[/]", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
     )
-    with Progress(*columns, console=ERRORS, expand=True) as progress:
+    # Without a terminal, as in a pipeline, each phase is one line once it is over.
+    with Progress(*columns, console=ERRORS, expand=True, disable=not ERRORS.is_terminal) as progress:
         yield Bars(progress)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from shared.cli import console
 from shared.cli.console import Bars, ExitCode, exit_code_of, print_error, print_facts, print_json, print_table, progress_bars
 from shared.cli.supervisor import StartError
 from shared.client import Progress as OperationProgress
@@ -99,9 +100,19 @@ def test_bar_of_unknown_length_ends_full() -> None:
         assert progress.tasks[0].finished
 
 
-def test_bars_are_drawn_on_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_phases_are_told_on_stderr_only_one_line_each_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bars() as bars:
-        bars.add("Sampling", 1).finish()
+        bars.add("Sampling", 1).finish("16 images")
+        bars.add("Matching").finish()
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Sampling" in captured.err
+    assert captured.err.splitlines() == ["✓ Sampling (0 s) 16 images", "✓ Matching (0 s) "]
+
+
+def test_bars_are_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(console, "ERRORS", screen)
+    with progress_bars() as bars:
+        bars.add("Sampling", 16).advance(4, "half way")
+    assert isinstance(screen.file, io.StringIO)
+    assert "4/16" in screen.file.getvalue()
