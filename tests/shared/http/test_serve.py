@@ -18,6 +18,7 @@ import psutil
 import pytest
 from fastapi import FastAPI
 
+from shared.http import serve as serve_module
 from shared.http.serve import EXIT_PORT_TAKEN, EXIT_REFUSED, serve
 from tests.shared.http.fake_app import ROOT
 
@@ -53,6 +54,14 @@ def test_address_that_others_reach_is_refused(host: str, capsys: pytest.CaptureF
 def test_signal_ends_the_service_with_success(server: Any, number: signal.Signals) -> None:
     server.process.send_signal(number)
     assert server.process.wait(timeout=30) == 0
+
+
+def test_answers_do_not_wait_for_the_callers_acknowledgement() -> None:
+    with serve_module._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            # asyncio sets TCP_NODELAY on such sockets only.
+            assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_second_server_may_have_the_port_once_the_first_left(start_server: Callable[[], Any]) -> None:
