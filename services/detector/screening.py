@@ -124,15 +124,19 @@ def judge(score: float, calibration: Calibration, tokens: list[WordWeight] | Non
     manifest = calibration.manifest
     p_value = float(empirical_p_values([score], calibration.control_scores)[0])
     decision: Decision = "mitigate" if score >= manifest.threshold else "allow"
-    rate = f"{100 * manifest.false_positive_rate:g} %"
+    compared = f"The score {score:.3g} is {'above' if decision == 'mitigate' else 'below'} the threshold {manifest.threshold:.3g}"
     if decision == "mitigate":
-        reason = f"The score {score:.3g} is above the threshold {manifest.threshold:.3g}, which at most {rate} of control prompts exceed."
+        reason = f"{compared}, which at most {_percent(manifest.false_positive_rate)} of control prompts exceed."
     else:
-        share = f"{100 * p_value:.2g} %"
-        reason = f"The score {score:.3g} is below the threshold {manifest.threshold:.3g}; about {share} of control prompts score as high."
+        reason = f"{compared}; about {_percent(p_value)} of control prompts score as high."
     SCREENED.labels(verdict=decision).inc()
     SCORE.labels(detector="noise_magnitude").observe(score)
     return Verdict(decision, score, p_value, manifest.threshold, [reason], tokens)
+
+
+def _percent(share: float) -> str:
+    """A share in percent with two digits that count, but none after the point where there are more before it."""
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def _encode_fitting(model: Model, prompts: list[str]) -> tuple[Conditioning, list[int]]:
