@@ -106,6 +106,10 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
         items = [item for waiting in batch for item in waiting.items]
         try:
             answers = await self._work(batch[0].key, items)
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.answers.cancel()
+            raise
         except Exception as error:  # noqa: BLE001 - handed to every caller that waits for it
             for waiting in batch:
                 if not waiting.answers.done():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 
@@ -115,3 +117,22 @@ async def test_caller_that_went_away_is_not_worked_for() -> None:
         await anyio.sleep(0.02)
         work.open.set()
     assert work.batches == [("a", [1]), ("a", [3])]
+
+
+async def test_stop_lets_nobody_wait_for_ever() -> None:
+    work = Work()
+    work.open = anyio.Event()
+    ended: list[str] = []
+
+    async def ask(batcher: MicroBatcher[str, int, int], name: str) -> None:
+        try:
+            await batcher.submit("a", [1])
+        except asyncio.CancelledError:
+            ended.append(name)
+
+    async with anyio.create_task_group() as group, MicroBatcher(work).serving() as batcher:
+        group.start_soon(ask, batcher, "under way")
+        await anyio.sleep(0.05)
+        group.start_soon(ask, batcher, "queued")
+        await anyio.sleep(0.01)
+    assert sorted(ended) == ["queued", "under way"]
