@@ -144,9 +144,16 @@ def _lone_threads() -> int:
 def _say_where(supervisor: Supervisor, seconds: float) -> None:
     """What is where."""
     settings = Settings(home=supervisor.home)
-    rows = [(service.name, service.url, f"{service.url}/docs", str(service.log)) for service in supervisor.services]
-    print_table(f"Ready after {seconds:.0f} s", ("service", "answers at", "routes", "log"), rows)
-    print_facts({"store": _store_place(settings), "database": _without_password(settings.sql_url), "home": str(supervisor.home)})
+    rows = [(service.name, service.url, f"{service.url}/docs") for service in supervisor.services]
+    print_table(f"Ready after {seconds:.0f} s", ("service", "answers at", "its routes"), rows)
+    print_facts(
+        {
+            "store": _store_place(settings),
+            "database": _without_password(settings.sql_url),
+            "logs": str(supervisor.logs),
+            "home": str(supervisor.home),
+        }
+    )
     OUT.print("Ctrl-C stops everything.")
 
 
@@ -166,7 +173,7 @@ def _print_report(report: Report) -> None:
     agreement = report.fidelity.prompt_agreement
     figures: list[tuple[str, Figure]] = [
         ("AUC of the screening", report.detection.auc),
-        ("canaries found below 1 % false alarms", report.detection.tpr_at_1pct_fpr),
+        ("canaries found below 1% false alarms", report.detection.tpr_at_1pct_fpr),
         ("controls flagged at the threshold", report.detection.controls_flagged),
         ("score against similarity (Spearman)", report.detection.correlation),
         ("copies, canaries plain", report.copy_rate.canary_plain),
@@ -176,7 +183,7 @@ def _print_report(report: Report) -> None:
         ("agreement, canaries mitigated", agreement.canary_mitigated),
         ("agreement, controls plain", agreement.control_plain),
     ]
-    print_table("", ("figure", "value", "95 % interval", "n"), [(name, *_figure_cells(figure)) for name, figure in figures])
+    print_table("", ("figure", "value", "95% interval", "n"), [(name, *_figure_cells(figure)) for name, figure in figures])
     print_table(
         "",
         ("strategy", "images", "copies", "agreement", "refused", "seconds"),

@@ -69,13 +69,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """Names and values, one a line."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    """Names and values, one a line and never broken, so that places can be copied."""
+    width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        table.add_row(escape(name), escape(value))
-    OUT.print(table)
+        OUT.print(f"[bold]{escape(name):<{width}}[/]  {escape(value)}", highlight=False, soft_wrap=True)
 
 
 class Bars:

@@ -59,15 +59,19 @@ def verdict(canaries: list[PromptRow]) -> str:
     refused = sum(row.refused is not None for row in canaries)
     found = sum(row.decision != "allow" for row in canaries)
     sentences = [
-        f"Of {plain_images} images drawn for the {len(canaries)} planted prompts, {plain} are copies of a training film.",
+        f"Of {plain_images} images drawn for the {len(canaries)} planted prompts, {_are_copies(plain)} of a training film.",
         f"Screening flagged {found} of these {len(canaries)} prompts before anything was drawn.",
     ]
     if released:
-        copies = "none is a copy" if left == 0 else "1 is a copy" if left == 1 else f"{left} are copies"
-        sentences.append(f"With mitigation, {copies} among {len(released)} released images.")
+        sentences.append(f"With mitigation, {_are_copies(left)} among {len(released)} released images.")
     if refused:
         sentences.append(f"For {refused} {'prompt' if refused == 1 else 'prompts'} the mitigator released nothing.")
     return " ".join(sentences)
+
+
+def _are_copies(count: int) -> str:
+    """So many are copies."""
+    return "none is a copy" if count == 0 else "1 is a copy" if count == 1 else f"{count} are copies"
 
 
 def closest_draw(row: PromptRow) -> int:
@@ -82,9 +86,11 @@ def mitigated_twin(row: PromptRow) -> int | None:
 
 
 def heat(words: list[Weight]) -> list[tuple[str, int]]:
-    """Words with how strongly they are to glow, 0 to 100: the strongest word of a prompt glows fully."""
-    strongest = max((word.weight for word in words), default=0.0)
-    return [(word.text, round(100 * max(word.weight, 0) / strongest) if strongest > 0 else 0) for word in words]
+    """Words with how strongly they are to glow, 0 to 100: twice an even share glows fully, or the strongest word if it has more."""
+    if not words:
+        return []
+    full = max(2 / len(words), *(word.weight for word in words))
+    return [(word.text, round(100 * max(word.weight, 0) / full)) for word in words]
 
 
 def percent(value: float | None) -> str:

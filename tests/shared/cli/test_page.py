@@ -102,10 +102,19 @@ def test_verdict_counts_copies_in_words() -> None:
     )
 
 
-def test_words_glow_relative_to_the_strongest() -> None:
-    words = [Weight(text=text, weight=weight) for text, weight in (("a", 0.2), ("b", 0.8), ("c", 0))]
-    assert heat(words) == [("a", 25), ("b", 100), ("c", 0)]
-    assert heat([Weight(text="a", weight=0)]) == [("a", 0)]
+@pytest.mark.parametrize(
+    ("weights", "glows"),
+    [
+        ([0.2, 0.8, 0.0], [25, 100, 0]),
+        ([0.25, 0.25, 0.25, 0.25], [50, 50, 50, 50]),
+        ([0.0], [0]),
+        ([0.5, -0.1, 0.6], [75, 0, 90]),
+        ([], []),
+    ],
+)
+def test_words_glow_by_their_share(weights: list[float], glows: list[int]) -> None:
+    words = [Weight(text=str(index), weight=weight) for index, weight in enumerate(weights)]
+    assert heat(words) == [(str(index), glow) for index, glow in enumerate(glows)]
 
 
 @pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.0, "0%"), (1.0, "100%"), (0.5, "50%"), (0.987, "98.7%"), (0.0041, "0.4%")])
