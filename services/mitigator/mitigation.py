@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from services.mitigator.embedding_optimisation import EmbeddingOptimisation
 from services.mitigator.guidance_timing import GuidanceTiming, TimingParameters
-from services.mitigator.prompt_generalisation import PromptGeneralisation
+from services.mitigator.prompt_generalisation import GeneralisationParameters, PromptGeneralisation
 from services.mitigator.strategy import Plan, Strategy, Workbench
 from shared.diffusion.generation import batch_size, draw_images
 from shared.diffusion.model import Model
@@ -126,12 +126,12 @@ class _Candidate:
 
 
 def automatic_ladder() -> Ladder:
-    """Least change first: the prompt as it is, a more general prompt, then with later guidance, then with another embedding."""
-    generalisation: Strategy = PromptGeneralisation()
+    """Least change first: the prompt as it is, fewer words of it, only what is to be seen, then later guidance or another embedding."""
+    fewer: Strategy = PromptGeneralisation()
+    barest: Strategy = PromptGeneralisation(GeneralisationParameters(everything=True))
     dynamic: Strategy = GuidanceTiming(TimingParameters(variant="dynamic"))
-    static: Strategy = GuidanceTiming(TimingParameters(variant="static"))
     embedding: Strategy = EmbeddingOptimisation()
-    return ((), (generalisation,), (generalisation, dynamic), (generalisation, static), (generalisation, embedding))
+    return ((), (fewer,), (barest,), (barest, dynamic), (barest, embedding))
 
 
 def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: UnconditionalCache) -> list[SafeImage]:

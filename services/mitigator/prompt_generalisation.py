@@ -19,6 +19,9 @@ WORDING: Final = "other"  # "chest radiograph of": tells nothing of the patient,
 class GeneralisationParameters(StrategyParameters):
     """How much may be given up."""
 
+    everything: bool = Field(
+        default=False, description="Give up all that is negotiable at once, not just as little as passes the screening."
+    )
     wording: bool = Field(default=True, description="Whether, as a last resort, words that are neither finding, side nor view may go too.")
 
 
@@ -37,15 +40,16 @@ class PromptGeneralisation:
     def apply(self, plan: Plan, bench: Workbench) -> Plan:
         """The plan with the least generalised prompt that passes, or with everything negotiable given up where none does."""
         forwards, units = 0, negotiable_units(plan.prompt)
-        if len(units) > 1:
+        if len(units) > 1 and not self.parameters.everything:
             units = _heaviest_first(plan.prompt, units, bench)
             forwards += 3 * len(bench.screening_seeds)  # a forward and a backward pass a seed
         prompt = plan.prompt
         for candidates in self._rounds(plan.prompt, units):
             scores = bench.scores(bench.model.encode(candidates)).tolist()
             forwards += bench.screening_cost(len(candidates))
-            prompt = candidates[scores.index(min(scores))]
-            if min(scores) < bench.threshold:
+            passing = [candidate for candidate, score in zip(candidates, scores, strict=True) if score < bench.threshold]
+            prompt = passing[0] if passing else candidates[scores.index(min(scores))]  # candidates come heaviest first
+            if passing:
                 break
         if prompt == plan.prompt:
             return plan
@@ -58,6 +62,8 @@ class PromptGeneralisation:
         rounds = [[generalise(prompt, set().union(*chosen)) for chosen in combinations(units, count)] for count in range(1, len(units) + 1)]
         barest = rounds[-1][-1] if rounds else prompt
         rounds.append([generalise(barest, _of_kinds(barest, NEGOTIABLE))])
+        if self.parameters.everything:
+            rounds = rounds[-1:]
         if self.parameters.wording:
             rounds.append([generalise(rounds[-1][0], _of_kinds(rounds[-1][0], (WORDING,)))])
         for candidates in rounds:

@@ -24,7 +24,7 @@ CLIP_WORDS: Final = Regex(
 
 
 def build_tiny(prompts: Iterable[str], image_size: int) -> Model:
-    """The `tiny` latent text-to-image model with random weights: about 2.9 M parameters, latents at a quarter of the image size."""
+    """The `tiny` latent text-to-image model with random weights: about 2.6 M parameters, latents at a quarter of the image size."""
     tokenizer = train_tokenizer(prompts)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -43,7 +43,7 @@ def build_tiny(prompts: Iterable[str], image_size: int) -> Model:
         sample_size=image_size // 4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 96),
+        block_out_channels=(48, 96),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),

@@ -1,4 +1,4 @@
-"""A training job: reads a data set's films, trains the autoencoder and the denoiser on them, and commits the model.
+"""A training job: reads a data set's films, trains autoencoder, text encoder and denoiser on them, and commits the model.
 
 The model's id follows from the job's, and every random number from the seed: a job that is killed and run again ends with the
 same model, once.
@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.trainer import training
+from services.trainer import text_pretraining, training
 from services.trainer.architectures import build_tiny
+from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import Recipe, TrainingSet, train_autoencoder, train_denoiser
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import Catalog, DatasetManifest, ModelManifest, open_catalog
@@ -72,9 +73,9 @@ class Progress:
             self._read_at, self._read_step = now, done
         self.context.report(done, self.total, f"training the {phase}", **self._told)
 
-    def end_phase(self, steps: int) -> float:
-        """Begin the next phase; answers the mean loss at the end of this one."""
-        mean = float(torch.stack(list(self.losses)).mean())
+    def end_phase(self, steps: int) -> float | None:
+        """Begin the next phase; answers the mean loss at the end of this one, None where there was nothing to learn."""
+        mean = float(torch.stack(list(self.losses)).mean()) if self.losses else None
         self.losses.clear()
         self.done_before += steps
         return mean
@@ -91,8 +92,8 @@ def _finite(loss: Tensor) -> float:
 def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobContext) -> ModelManifest:
     dataset = catalog.get("dataset", spec.dataset)
     base = catalog.get("model", spec.base) if spec.base is not None else None
-    autoencoder_steps = 0 if base is not None else training.AUTOENCODER_STEPS
-    progress = Progress(context, total=autoencoder_steps + spec.steps)
+    first_steps = 0 if base is not None else training.AUTOENCODER_STEPS + text_pretraining.STEPS
+    progress = Progress(context, total=first_steps + spec.steps)
     context.report(0, progress.total, "reading the films")
     films = read_training_set(dataset, catalog)
     torch.manual_seed(spec.seed)
@@ -105,7 +106,9 @@ def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobCont
     else:
         model = replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
         train_autoencoder(model, films, spec.seed, progress)
-        metrics["autoencoder_loss"] = progress.end_phase(autoencoder_steps)
+        metrics["autoencoder_loss"] = progress.end_phase(training.AUTOENCODER_STEPS)
+        train_text_encoder(model, films.prompts, spec.seed, progress)
+        metrics["text_encoder_loss"] = progress.end_phase(text_pretraining.STEPS)
     denoiser_started = time.monotonic()
     train_denoiser(model, films, _recipe(spec), progress)
     ended = time.monotonic()

@@ -30,7 +30,7 @@ class TrainingSpec(_Strict):
         default=None, min_length=1, max_length=64, description="A model to go on from; null starts from random weights."
     )
     architecture: Literal["tiny"] = Field(default="tiny", description="The network that is made where there is no base.")
-    steps: int = Field(default=1500, ge=1, le=1_000_000, description="Steps of the denoiser; an autoencoder is trained before.")
+    steps: int = Field(default=1500, ge=1, le=1_000_000, description="Steps of the denoiser; autoencoder and text encoder learn before.")
     batch_size: int = Field(default=16, ge=1, le=1024)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     prompt_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of the visits at which the prompt is left out.")

@@ -40,20 +40,20 @@ class Plan:
 
     seed: int = 0
     quick: bool = False
-    patients: int = 600
-    control_fraction: float = 0.4
+    patients: int = 540
+    control_fraction: float = 0.45
     canaries: int = 10
     repeats: int = 40
     image_size: int = 64
     template: str = "impression"
-    steps: int = 1600
+    steps: int = 2000
     batch_size: int = 16
     learning_rate: float = 2e-3
     prompt_dropout: float = 0.1
     false_positive_rate: float = 0.01
     seeds_per_prompt: int = 4
     sampling_steps: int = 25
-    guidance_scale: float = 3.0
+    guidance_scale: float = 5.0
     images_per_canary: int = 4
     images_per_strategy: int = 2
     controls_drawn: int = 120

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from services.trainer import training, training_jobs
+from services.trainer import text_pretraining, training, training_jobs
 from services.trainer.training_jobs import FINAL_STEPS, Progress, read_training_set, run_training
 from shared.catalog import DatasetManifest, ModelManifest, new_id, open_catalog
 from shared.diffusion.model import Model
@@ -51,28 +51,30 @@ def test_data_set_without_training_films_is_refused(stocked_home: StockedHome, s
         read_training_set(stocked_home.dataset, stocked_catalog)
 
 
-def test_training_from_scratch_trains_both_parts_and_tells_how(
+def test_training_from_scratch_trains_all_parts_and_tells_how(
     context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "AUTOENCODER_STEPS", 2)
+    monkeypatch.setattr(text_pretraining, "STEPS", 1)
     job = context("training", new_id("job"), spec(stocked_home, base=None))
     reports: list[tuple[int, int, str]] = []
     monkeypatch.setattr(job, "report", lambda step, total, message, **_values: reports.append((step, total, message)))
     result = run_training(job)
     assert reports == [
-        (0, 5, "reading the films"),
-        (1, 5, "training the autoencoder"),
-        (2, 5, "training the autoencoder"),
-        (3, 5, "training the denoiser"),
-        (4, 5, "training the denoiser"),
-        (5, 5, "training the denoiser"),
-        (5, 5, "storing the model"),
+        (0, 6, "reading the films"),
+        (1, 6, "training the autoencoder"),
+        (2, 6, "training the autoencoder"),
+        (3, 6, "training the text encoder"),
+        (4, 6, "training the denoiser"),
+        (5, 6, "training the denoiser"),
+        (6, 6, "training the denoiser"),
+        (6, 6, "storing the model"),
     ]
     metrics = result["metrics"]
     assert metrics["films"] == stocked_home.dataset.counts["train"] + stocked_home.dataset.counts["canary"]
     assert metrics["visits_per_epoch"] == metrics["films"] + 18  # two canaries, each nine times more
     assert metrics["parameters"] > 2_000_000
-    assert min(metrics[name] for name in ("loss", "autoencoder_loss", "seconds", "steps_per_second")) > 0
+    assert min(metrics[name] for name in ("loss", "autoencoder_loss", "text_encoder_loss", "seconds", "steps_per_second")) > 0
     with open_catalog(stocked_home.settings) as catalog:
         manifest = catalog.get("model", result["model"])
         assert manifest.lineage["dataset_digest"] == stocked_home.dataset.digest
