@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextvars import copy_context
 from dataclasses import dataclass, field
 
 from prometheus_client import Counter
@@ -38,8 +37,7 @@ class MitigatorState:
         dataset = (await asyncio.to_thread(self.catalog.get, "model", body.model)).dataset
         if dataset is None:
             raise ConflictError("this model names no data set, so its images cannot be matched against what it learnt from")
-        context = copy_context()  # the lane's thread continues the caller's trace when it asks the detector
-        return await self.lane.run(lambda: context.run(self._drawn, body, dataset, ladder))
+        return await self.lane.run(lambda: self._drawn(body, dataset, ladder))
 
     def _drawn(self, body: GenerationRequest, dataset: str, ladder: Ladder) -> list[tuple[int, SafeImage]]:
         """Every prompt's images; the first prompt that cannot be made safe refuses the request."""

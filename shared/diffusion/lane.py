@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 from shared.errors import SaturatedError, UnavailableError
@@ -34,14 +35,15 @@ class ComputeLane:
     async def run(self, work: Callable[[], ResultT]) -> ResultT:
         """The result of `work`, once its turn has come; SaturatedError at once when too many wait.
 
-        A caller that stops waiting gives its place up only when its work is done, or was never begun.
+        The work runs in the caller's context, so that what it logs and asks of others carries the caller's trace. A caller that
+        stops waiting gives its place up only when its work is done, or was never begun.
         """
         with self._lock:
             if self.is_saturated:
                 raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
             self._admitted += 1
         try:
-            future = self._thread.submit(work)
+            future = self._thread.submit(copy_context().run, work)
         except RuntimeError:
             self._leave()
             raise

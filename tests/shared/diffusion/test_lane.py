@@ -10,6 +10,7 @@ import pytest
 
 from shared.diffusion.lane import ComputeLane
 from shared.errors import SaturatedError, UnavailableError
+from shared.telemetry import bound_context, current_trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,15 @@ async def test_work_runs_one_after_another_on_one_thread(lane: ComputeLane) -> N
     first, second = await asyncio.gather(lane.run(lambda: work("a")), lane.run(lambda: work("b")))
     assert running == ["a begins", "a ends", "b begins", "b ends"]
     assert first == second != threading.get_ident()
+
+
+async def test_work_carries_the_trace_of_its_own_caller(lane: ComputeLane) -> None:
+    async def trace_seen_by(trace_id: str) -> str | None:
+        with bound_context(trace_id=trace_id):
+            return await lane.run(current_trace_id)
+
+    assert await asyncio.gather(trace_seen_by("a"), trace_seen_by("b")) == ["a", "b"]
+    assert await lane.run(current_trace_id) is None
 
 
 async def test_full_queue_refuses_at_once_and_takes_again_afterwards(lane: ComputeLane) -> None:
