@@ -148,7 +148,12 @@ class FakeDetector:
         word, similarity, fidelity = self.verdicts(sum(path == "/v1/matches" for path, _ in self.asked) - 1)
         neighbours = [neighbour(similarity, word)]
         agreement: dict[str, Any] = {"value": fidelity, "asked": [], "seen": []}
-        return {"matches": [neighbours for _ in images], "thresholds": {"copy": 0.8}, "agreements": [agreement for _ in images]}
+        return {
+            "matches": [neighbours for _ in images],
+            "verdicts": [word for _ in images],
+            "thresholds": {"copy": 0.8},
+            "agreements": [agreement for _ in images],
+        }
 
 
 def neighbour(similarity: float, word: str) -> dict[str, Any]:

@@ -203,7 +203,7 @@ async def test_strategies_tell_their_parameters_as_json_schemas(mitigator: httpx
     assert all(item["summary"] and item["cost"] and item["paper"] for item in items.values())
     assert {name: sorted(item["parameters"]["properties"]) for name, item in items.items()} == {
         "auto": [],
-        "prompt_generalisation": ["wording"],
+        "prompt_generalisation": ["everything", "wording"],
         "embedding_optimisation": ["learning_rate", "max_iterations", "target"],
         "guidance_timing": ["switch", "variant"],
     }

@@ -19,7 +19,7 @@ PROMPTS = ["left effusion", "left effusion"]
 def matching(neighbours: list[dict[str, Any]], **other: Any) -> dict[str, Any]:
     """An answer about two images."""
     agreements = [{"value": 0.5}, {"value": 1.0}]
-    return {"matches": [neighbours] * 2, "thresholds": {"copy": 0.8}, "agreements": agreements} | other
+    return {"matches": [neighbours] * 2, "verdicts": ["none"] * 2, "thresholds": {"copy": 0.8}, "agreements": agreements} | other
 
 
 def match(answer: dict[str, Any]) -> list[ImageVerdict]:

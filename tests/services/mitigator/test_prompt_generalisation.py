@@ -69,6 +69,13 @@ def test_nothing_passes_and_everything_negotiable_is_given_up(tiny: Model) -> No
     assert negotiable_units(plan.prompt) == []
 
 
+def test_everything_goes_at_once_where_that_is_asked_for(tiny: Model) -> None:
+    bench = workbench(memorizing(tiny, CANARY), threshold=1.0)
+    plan = PromptGeneralisation(GeneralisationParameters(everything=True)).apply(bench.plain(CANARY), bench)
+    assert plan.prompt == "Chest X-ray, PA view, patient: large left pleural effusion."
+    assert plan.forwards == bench.screening_cost(1)  # a single candidate, so nothing is attributed
+
+
 def test_wording_stays_where_it_may_not_go(tiny: Model) -> None:
     plan = generalised(workbench(tiny, threshold=0.0), wording=False)
     assert plan.prompt == "Chest X-ray, PA view, patient: large left pleural effusion."

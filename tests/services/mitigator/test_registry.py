@@ -31,7 +31,7 @@ def test_auto_is_the_automatic_ladder() -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "expected"),
     [
-        ("prompt_generalisation", {"wording": False}, {"wording": False}),
+        ("prompt_generalisation", {"wording": False}, {"everything": False, "wording": False}),
         ("guidance_timing", {"variant": "static", "switch": 350}, {"variant": "static", "switch": 350}),
         ("embedding_optimisation", {"learning_rate": 1}, {"learning_rate": 1.0, "max_iterations": 10, "target": None}),
     ],
