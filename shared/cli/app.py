@@ -178,6 +178,7 @@ def _print_report(report: Report) -> None:
         ("score against similarity (Spearman)", report.detection.correlation),
         ("copies, canaries plain", report.copy_rate.canary_plain),
         ("copies, canaries mitigated", report.copy_rate.canary_mitigated),
+        ("images of canaries refused", report.refusal_rate),
         ("copies, controls plain", report.copy_rate.control_plain),
         ("agreement, canaries plain", agreement.canary_plain),
         ("agreement, canaries mitigated", agreement.canary_mitigated),

@@ -112,6 +112,7 @@ class Story:
             quick=self._plan.quick,
             detection=detection,
             copy_rate=copying,
+            refusal_rate=figures.measure_refusals(canaries, images_per_prompt=self._plan.images_per_canary, seed=self._plan.seed),
             fidelity=fidelity,
             strategies=rows,
             targets=figures.judge_targets(detection, copying, fidelity),
@@ -277,7 +278,8 @@ class Story:
                         row.mitigated.append(draw.model_copy(update=told))
                     cases += [(row.patient, draw) for draw in row.mitigated]
                 bar.advance()
-            bar.finish(f"{sum(draw.verdict == 'copy' for _, draw in cases)} copies, {refused} images refused")
+            copies = sum(draw.verdict == "copy" for row in canaries for draw in row.mitigated)
+            bar.finish(f"{copies} of {len(cases) - refused} released images are copies, {refused} images refused")
         described = next((strategy for strategy in strategies if strategy.name == AUTO), Strategy(name=AUTO))
         return self._strategy_row(described, AUTO, cases, refused, self._seconds["mitigate"]), pngs
 

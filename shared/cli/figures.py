@@ -109,6 +109,12 @@ def measure_copying(canaries: Sequence[PromptRow], controls: Sequence[PromptRow]
     )
 
 
+def measure_refusals(canaries: Sequence[PromptRow], *, images_per_prompt: int, seed: int) -> Figure:
+    """The share of mitigated images that were asked for and not released."""
+    asked = [(row.patient, row.refused is not None) for row in canaries for _ in range(images_per_prompt)]
+    return share([patient for patient, _ in asked], [refused for _, refused in asked], seed=seed)
+
+
 def measure_fidelity(canaries: Sequence[PromptRow], controls: Sequence[PromptRow], *, seed: int) -> Fidelity:
     """How much of what was asked for the images show."""
     agreement = PromptAgreement(

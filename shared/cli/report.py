@@ -69,7 +69,7 @@ class CopyRate(Part):
     """Images that are a copy of a training film."""
 
     canary_plain: Figure
-    canary_mitigated: Figure
+    canary_mitigated: Figure = Field(description="Of the images that the mitigator released.")
     control_plain: Figure
 
 
@@ -175,6 +175,7 @@ class Report(Part):
     quick: bool = Field(description="A rehearsal: too few patients and steps for its figures to mean anything.")
     detection: Detection
     copy_rate: CopyRate
+    refusal_rate: Figure = Field(description="Canary images asked of the mitigator that it did not release.")
     fidelity: Fidelity
     strategies: list[StrategyRow]
     targets: list[Target]

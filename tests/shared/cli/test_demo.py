@@ -22,6 +22,7 @@ def test_canaries_are_copied_plainly_and_not_with_mitigation(told: tuple[FakeSer
     assert (report.copy_rate.canary_plain.value, report.copy_rate.canary_plain.n) == (1.0, 2 * CANARIES)
     assert (report.copy_rate.canary_mitigated.value, report.copy_rate.canary_mitigated.n) == (0.0, 2 * (CANARIES - 1))
     assert (report.copy_rate.control_plain.value, report.copy_rate.control_plain.n) == (0.0, 9)
+    assert (report.refusal_rate.value, report.refusal_rate.n) == (pytest.approx(1 / CANARIES), 2 * CANARIES)
     assert report.fidelity.prompt_agreement.canary_plain.value == 1.0
     assert report.fidelity.mitigated_over_control == pytest.approx(1.0)
 

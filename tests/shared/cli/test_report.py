@@ -27,6 +27,7 @@ def at(document: dict[str, Any], path: str) -> Any:
         "copy_rate.canary_plain",
         "copy_rate.canary_mitigated",
         "copy_rate.control_plain",
+        "refusal_rate",
         "fidelity.prompt_agreement.canary_plain",
         "fidelity.prompt_agreement.canary_mitigated",
         "fidelity.prompt_agreement.control_plain",
