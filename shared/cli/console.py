@@ -47,7 +47,7 @@ def print_error(error: LetheError) -> None:
     """Say what went wrong, where, and where to look."""
     ERRORS.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
     if isinstance(error, ProblemError):
-        for field in error.fields:
+        for field in (told for told in error.fields if str(error) not in told):
             ERRORS.print(f"  {escape(field)}", highlight=False)
         if error.trace_id:
             ERRORS.print(f"  [dim]trace {escape(error.trace_id)}[/]", highlight=False)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from shared.cli.demo import Plan
 from shared.cli.report import Figure, PromptRow, Report
 from tests.shared.cli.reports import told_story
 
@@ -52,7 +53,7 @@ def test_document_names_seed_versions_machine_and_settings() -> None:
     assert document["seed"] == 0
     assert "torch" in document["versions"]
     assert set(document["machine"]) == {"processor", "cores", "memory_bytes", "system"}
-    assert document["settings"]["guidance_scale"] == 3.0
+    assert document["settings"]["guidance_scale"] == Plan().guidance_scale
     assert document["settings"]["quick"] is False
 
 
