@@ -19,6 +19,8 @@ _RIGHT: Final = 16
 _TOP: Final = 14
 _BOTTOM: Final = 46
 _TICKS: Final = 5
+_DOT: Final = 3.2
+_LANE_ROOM: Final = 46.0  # from the middle of a lane to just below its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def score_chart(canaries: Sequence[PromptRow], controls: Sequence[PromptRow], th
     axes = Axes(low, high, 0, 2)
     body = [_vertical(axes, threshold, "threshold")]
     for lane, rows, name in ((1.5, canaries, "canary"), (0.5, controls, "control")):
-        offsets = swarm([axes.x(row.score) for row in rows])
+        offsets = swarm([axes.x(row.score) for row in rows], room=_LANE_ROOM)
         body += [
             f'<circle class="{name}" cx="{axes.x(row.score):.1f}" cy="{axes.y(lane) + offset:.1f}" r="{4 if name == "canary" else 3}">'
             f"<title>{escape(name)}: score {row.score:.3f}</title></circle>"
@@ -116,16 +118,24 @@ def nice_range(values: Iterable[float]) -> tuple[float, float]:
     return math.floor((low - 0.02 * (high - low)) / step) * step, math.ceil((high + 0.02 * (high - low)) / step) * step
 
 
-def swarm(positions: Sequence[float], radius: float = 3.2) -> list[float]:
-    """Vertical offsets that keep dots of one lane from hiding one another: each takes the free place nearest to the middle."""
+def swarm(positions: Sequence[float], *, room: float, radius: float = _DOT) -> list[float]:
+    """Vertical offsets of the dots of one lane, none beyond `room`: they hide one another as little as that allows."""
+    offsets = _packed(positions, radius)
+    while max(map(abs, offsets), default=0.0) > room:
+        radius *= 0.85
+        offsets = _packed(positions, radius)
+    return offsets
+
+
+def _packed(positions: Sequence[float], radius: float) -> list[float]:
+    """Each dot takes the free place nearest to the middle."""
     placed: list[tuple[float, float]] = []
     offsets = [0.0] * len(positions)
+    levels = sorted((side * level * radius for level in range(2 * len(positions) + 1) for side in (1, -1)), key=abs)
     for index in sorted(range(len(positions)), key=positions.__getitem__):
         x = positions[index]
         near = [(px, py) for px, py in placed if x - px < 2 * radius]
-        candidates = sorted((side * level * radius for level in range(20) for side in (1, -1)), key=abs)
-        free = (y for y in candidates if all((x - px) ** 2 + (y - py) ** 2 >= (2 * radius) ** 2 for px, py in near))
-        offsets[index] = next(free, 0.0)
+        offsets[index] = next(y for y in levels if all((x - px) ** 2 + (y - py) ** 2 >= (2 * radius) ** 2 - 1e-9 for px, py in near))
         placed.append((x, offsets[index]))
     return offsets
 

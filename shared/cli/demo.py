@@ -231,8 +231,10 @@ class Story:
         total = len(canaries) * plan.images_per_canary + len(controls)
         with self._phase("sample", "Sampling plain images", total) as bar:
             for group, count in ((canaries, plan.images_per_canary), (controls, 1)):
-                for batch in _batches(group, max(1, _DRAWN_AT_ONCE // count)):
+                for number, batch in enumerate(_batches(group, max(1, _DRAWN_AT_ONCE // count))):
                     request = self._request(model, [row.prompt for row in batch], count)
+                    if group is controls:
+                        request["seed"] += number  # one image a prompt: their rate must not hang on a single noise
                     for image in self._client.sampler.generate(request).images:
                         self._pngs[batch[image.prompt_index].record, image.seed] = _png(image)
                     bar.advance(len(batch) * count)

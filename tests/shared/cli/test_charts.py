@@ -59,8 +59,15 @@ def test_range_holds_its_values_between_round_numbers(values: list[float]) -> No
 
 def test_dots_of_a_swarm_do_not_hide_one_another() -> None:
     positions = [100.0] * 10 + [101.0] * 5
-    offsets = swarm(positions, radius=3)
+    offsets = swarm(positions, room=100, radius=3)
     dots = list(zip(positions, offsets, strict=True))
     distances = [((a - c) ** 2 + (b - d) ** 2) ** 0.5 for i, (a, b) in enumerate(dots) for c, d in dots[:i]]
     assert min(distances) >= 6 - 1e-9
     assert offsets[0] == 0.0
+
+
+def test_crowded_swarm_stays_within_its_room() -> None:
+    offsets = swarm([100.0 + n % 7 for n in range(300)], room=46)
+    assert max(map(abs, offsets)) <= 46
+    assert len(set(offsets)) > 20
+    assert swarm([], room=46) == []
