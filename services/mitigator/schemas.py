@@ -24,7 +24,7 @@ class Mitigation(StrictBody):
 class GenerationRequest(StrictBody):
     """The sampler's request with a mitigation."""
 
-    model: str = Field(max_length=64, description="A model's id.")
+    model: str = Field(min_length=1, max_length=64, description="A model's id.")
     prompts: list[Prompt] = Field(min_length=1, max_length=16, description="What to draw.")
     images_per_prompt: int = Field(default=1, ge=1, le=16, description="Images of each prompt; image j has seed + j.")
     steps: int = Field(default=50, ge=1, le=200, description="Denoising steps.")

@@ -28,7 +28,6 @@ _PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_SCHEMA}}}
     for status, description in {
         400: "Unreadable",
-        401: "Unauthenticated",
         403: "Not allowed",
         404: "Not found",
         405: "Method not allowed",
@@ -36,7 +35,7 @@ _PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         413: "Body too large",
         415: "Body is not plain JSON",
         422: "Against the schema",
-        429: "Over quota",
+        500: "A defect, or stored bytes that do not match their digest",
         503: "Saturated, or a dependency is away",
     }.items()
 }
@@ -82,6 +81,7 @@ def create_app(
         version=lethe_version(),
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a path is a route's or nobody's
         lifespan=with_state,
         responses=_PROBLEM_RESPONSES,
     )

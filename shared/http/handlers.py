@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from shared.errors import LetheError
 from shared.http.problems import (
@@ -37,6 +38,7 @@ _SLUG_OF_STATUS: Final[Mapping[int, str]] = {
     429: "rate-limited",
     503: "dependency-unavailable",
 }
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # A part of a location that looks like a field's name; anything else may be a caller's text and is not repeated.
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]{0,63}")
 
@@ -86,7 +88,16 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     raised = cast("HTTPException", error)
     slug = _SLUG_OF_STATUS.get(raised.status_code, "internal" if raised.status_code >= 500 else "malformed-request")
     document = problem_document(slug, instance=request.url.path, trace_id=current_trace_id())
-    return problem_response(document, headers=raised.headers)
+    headers = {"Allow": _allowed_methods(request)} if slug == "method-not-allowed" else raised.headers
+    return problem_response(document, headers=headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """The methods of all routes with this path; Starlette names those of the first one only."""
+    routes = request.app.routes
+    return ", ".join(
+        method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def _field_problem(violation: Mapping[str, Any]) -> FieldProblem:

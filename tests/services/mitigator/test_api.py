@@ -125,6 +125,7 @@ async def test_model_without_a_data_set_is_in_conflict(mitigator: httpx.AsyncCli
 @pytest.mark.parametrize(
     ("wrong", "loc"),
     [
+        ({"model": ""}, ["body", "model"]),
         ({"prompts": []}, ["body", "prompts"]),
         ({"prompts": ["a"] * 17}, ["body", "prompts"]),
         ({"prompts": ["a" * 2001]}, ["body", "prompts", 0]),

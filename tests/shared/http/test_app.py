@@ -22,7 +22,7 @@ async def test_contract_declares_problems_on_every_route_and_health_on_none(serv
     assert not {"/livez", "/readyz", "/metrics", "/docs"} & set(schema["paths"])
     for methods in schema["paths"].values():
         for route in methods.values():
-            for status in ("400", "404", "409", "413", "415", "422", "503"):
+            for status in ("400", "404", "409", "413", "415", "422", "500", "503"):
                 content = route["responses"][status]["content"]
                 assert content == {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     assert schema["components"]["schemas"]["Problem"]["properties"]["errors"]["anyOf"][0]["items"] == {

@@ -76,6 +76,16 @@ async def test_router_answers_problems_too(service: Any) -> None:
     assert (wrong.status_code, slug(wrong), wrong.headers["allow"]) == (405, "method-not-allowed", "POST")
 
 
+async def test_path_with_several_routes_names_all_their_methods(service: Any) -> None:
+    wrong = await service.client.delete("/v1/things")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, POST")
+
+
+async def test_path_with_a_slash_too_many_is_nobodys(service: Any) -> None:
+    response = await service.client.get("/v1/things/")
+    assert (response.status_code, slug(response)) == (404, "not-found")
+
+
 @pytest.mark.parametrize("body", [b"{", b"", b"[" * 3000, b'{"prompt": "\xff"}', b"nope"])
 async def test_unreadable_body_is_malformed(service: Any, body: bytes) -> None:
     response = await service.client.post("/v1/things", content=body, headers=JSON)
