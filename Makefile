@@ -61,13 +61,8 @@ demo: $(STAMP) ## Run the whole story on real training and write var/demo/report
 up: $(STAMP) ## Start the four services on 127.0.0.1:8001-8004 until Ctrl-C
 	$(BIN)/lethe up
 
-openapi: $(STAMP) ## Write the schemas of the running services (make up) to docs/openapi/
-	@mkdir -p docs/openapi
-	@for service in trainer:8001 sampler:8002 detector:8003 mitigator:8004; do \
-		schema=$$($(BIN)/python -c 'import httpx, sys; print(httpx.get(sys.argv[1]).raise_for_status().text)' "http://127.0.0.1:$${service#*:}/openapi.json") \
-			|| { echo "the $${service%:*} does not answer; start the services with make up" >&2; exit 1; }; \
-		$(BIN)/python -m json.tool --sort-keys <<<"$$schema" > "docs/openapi/$${service%:*}.json"; \
-	done
+openapi: $(STAMP) ## Write the schemas of the services to docs/openapi/
+	$(BIN)/python docs/openapi/write.py
 
 bench-screening: $(STAMP) ## Measure prompts per second of screening beside the bare network
 	$(BIN)/python -m benchmarks.screening
