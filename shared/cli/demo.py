@@ -40,23 +40,23 @@ class Plan:
 
     seed: int = 0
     quick: bool = False
-    patients: int = 540
-    control_fraction: float = 0.45
+    patients: int = 600
+    control_fraction: float = 0.4
     canaries: int = 10
     repeats: int = 40
     image_size: int = 64
     template: str = "impression"
-    steps: int = 2000
+    steps: int = 1700
     batch_size: int = 16
     learning_rate: float = 2e-3
     prompt_dropout: float = 0.1
     false_positive_rate: float = 0.01
     seeds_per_prompt: int = 4
     sampling_steps: int = 25
-    guidance_scale: float = 5.0
+    guidance_scale: float = 4.0
     images_per_canary: int = 4
     images_per_strategy: int = 2
-    controls_drawn: int = 120
+    controls_drawn: int = 200
 
     @classmethod
     def rehearsal(cls, seed: int) -> Plan:
@@ -65,6 +65,7 @@ class Plan:
             seed=seed,
             quick=True,
             patients=60,
+            image_size=32,
             canaries=3,
             repeats=10,
             steps=40,
