@@ -1,4 +1,4 @@
-"""Detectors on a home that holds a data set, a model, a gallery and a calibration; in this process and as processes of their own."""
+"""Detectors in this process and as processes of their own."""
 
 from __future__ import annotations
 
@@ -10,97 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import anyio
 import httpx
 import pytest
 
-from shared.catalog import CalibrationManifest, Catalog, GalleryManifest, new_id, open_catalog
 from shared.jobs.context import JobContext
 from shared.jobs.records import JobStore
-from shared.settings import Settings
 
 if TYPE_CHECKING:
-    from services.detector.galleries import Gallery
     from tests.fixtures.apps import OpenApp
+    from tests.fixtures.judging import JudgingHome
     from tests.fixtures.models import StockedHome
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 240  # a child loads torch in seconds, on a busy machine in many
-EMBEDDER_STEPS = 60
-READER_STEPS = 60
-
-
-@dataclass(frozen=True)
-class JudgingHome:
-    """A home in which prompts and images can be judged at once."""
-
-    stocked: StockedHome
-    gallery: GalleryManifest
-    calibration: CalibrationManifest
-
-    @property
-    def settings(self) -> Settings:
-        """Settings of a service that works in this home."""
-        return self.stocked.settings
-
-    def copy(self, target: Path) -> JudgingHome:
-        """The same home elsewhere."""
-        return JudgingHome(self.stocked.copy(target), self.gallery, self.calibration)
-
-
-def ignore(_step: int, _total: int, _message: str) -> None:
-    """Nobody watches."""
-
-
-@pytest.fixture(scope="session")
-def shared_judging_home(tiny_home: StockedHome, tmp_path_factory: pytest.TempPathFactory) -> JudgingHome:
-    """The home that all tests share; nobody writes to it."""
-    from services.detector import galleries
-    from services.detector.calibration import CalibrationSpec, ScreeningSettings, calibrate
-
-    home = tiny_home.copy(tmp_path_factory.mktemp("judging") / "home")
-    with (
-        open_catalog(home.settings) as catalog,
-        mock.patch.object(galleries, "EMBEDDER_STEPS", EMBEDDER_STEPS),
-        mock.patch.object(galleries, "READER_STEPS", READER_STEPS),
-    ):
-        gallery = galleries.build_gallery(home.dataset, new_id("gallery"), 0, catalog=catalog, settings=home.settings, report=ignore)
-        spec = CalibrationSpec(
-            model=home.model.id,
-            dataset=home.dataset.id,
-            false_positive_rate=0.2,
-            screening=ScreeningSettings(steps=1, seeds_per_prompt=2, seed=0),
-            signals=["noise_magnitude"],
-        )
-        calibration, _ = calibrate(spec, new_id("calibration"), catalog=catalog, settings=home.settings, report=ignore)
-    return JudgingHome(home, gallery, calibration)
-
-
-@pytest.fixture
-def judging_home(shared_judging_home: JudgingHome, tmp_path: Path) -> JudgingHome:
-    """A home of the test's own."""
-    return shared_judging_home.copy(tmp_path / "home")
-
-
-@pytest.fixture
-def judging_catalog(judging_home: JudgingHome) -> Iterator[Catalog]:
-    """The catalog of the test's own home."""
-    with open_catalog(judging_home.settings) as catalog:
-        yield catalog
-
-
-@pytest.fixture(scope="session")
-def gallery(shared_judging_home: JudgingHome) -> Gallery:
-    """The gallery in memory, shared by all tests that read it."""
-    from services.detector.galleries import load_gallery
-
-    with open_catalog(shared_judging_home.settings) as catalog:
-        return load_gallery(shared_judging_home.gallery, catalog)
 
 
 class Detector:

@@ -26,12 +26,12 @@ from shared.catalog import Catalog, new_id
 from shared.errors import ConflictError, InvalidRequestError, NotFoundError
 from shared.imaging.films import FilmTable
 from shared.memorization.magnitude import UnconditionalCache, prompt_scores, screen
-from tests.services.detector.conftest import ignore
+from tests.fixtures.judging import ignore
 
 if TYPE_CHECKING:
     from shared.diffusion.model import Model
+    from tests.fixtures.judging import JudgingHome
     from tests.fixtures.models import StockedHome
-    from tests.services.detector.conftest import JudgingHome
 
 SETTINGS = ScreeningSettings(steps=1, seeds_per_prompt=2, seed=0)
 

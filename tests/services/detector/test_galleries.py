@@ -17,11 +17,11 @@ from shared.errors import ConflictError, IntegrityError, JobCancelledError, NotF
 from shared.imaging.films import FilmTable
 from shared.imaging.phantom import draw, make_cohort
 from shared.imaging.prompts import compose_impression
-from tests.services.detector.conftest import EMBEDDER_STEPS, READER_STEPS, ignore
+from tests.fixtures.judging import EMBEDDER_STEPS, READER_STEPS, ignore
 
 if TYPE_CHECKING:
+    from tests.fixtures.judging import JudgingHome
     from tests.fixtures.models import StockedHome
-    from tests.services.detector.conftest import JudgingHome
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from shared.imaging.png import encode_png
 
 if TYPE_CHECKING:
     from services.detector.galleries import Gallery
-    from tests.services.detector.conftest import JudgingHome
+    from tests.fixtures.judging import JudgingHome
 
 
 def in_base64(data: bytes) -> str:

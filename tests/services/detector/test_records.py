@@ -20,7 +20,7 @@ from shared.errors import NotFoundError
 from shared.http.operations import Operation
 
 if TYPE_CHECKING:
-    from tests.services.detector.conftest import JudgingHome
+    from tests.fixtures.judging import JudgingHome
 
 
 def test_result_of_a_calibration_tells_what_the_mitigator_needs(judging_home: JudgingHome) -> None:

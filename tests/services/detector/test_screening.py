@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from shared.catalog import Catalog
-    from tests.services.detector.conftest import JudgingHome
+    from tests.fixtures.judging import JudgingHome
 
 SETTINGS = ScreeningSettings(steps=1, seeds_per_prompt=2, seed=0)
 PROMPTS = [f"AP chest radiograph of a {age}-year-old man" for age in (40, 50, 60)]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import httpx
 import pytest
-import structlog
 from fastapi import FastAPI
 
 from services.mitigator import app as mitigator_app
 from shared.catalog import ModelManifest, new_id, open_catalog
 from shared.client import DetectorClient
 from shared.settings import Settings
-from shared.telemetry import configure_logging
 from tests.denoisers import tiny_model as random_model
 from tests.services.mitigator.doubles import FakeDetector
 
@@ -69,14 +66,3 @@ async def mitigator(
     monkeypatch.setattr(mitigator_app, "DetectorClient", reach)
     async with running_app(mitigator_app.create_app(mitigator_home.settings)) as client:
         yield client
-
-
-@pytest.fixture
-def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """Logging as in the service; the fixture's value reads what was written so far."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    configure_logging("mitigator")
-    yield lambda: capsys.readouterr().err
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()

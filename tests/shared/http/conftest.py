@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import subprocess
@@ -15,11 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-import structlog
 from starlette.types import Receive, Scope, Send
 
 from shared.settings import Settings
-from shared.telemetry import configure_logging
 from tests.shared.http.fake_app import ROOT, FakeState, make_app
 
 
@@ -68,17 +65,6 @@ class Server:
     def logs(self) -> str:
         """What the process wrote to stderr so far."""
         return self._logs.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def logged(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """Logging as in a service; the fixture's value reads what was written so far."""
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    configure_logging("fake")
-    yield lambda: capsys.readouterr().err
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
 
 
 @pytest.fixture
