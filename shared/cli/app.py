@@ -74,7 +74,7 @@ def demo(
     patients: Annotated[int | None, typer.Option(min=20, max=20_000, help="Synthetic patients.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Training steps.")] = None,
     home: Annotated[Path, typer.Option(help="Folder of everything that the demo keeps, and of its report.")] = Path("var/demo"),
-    quick: Annotated[bool, typer.Option("--quick", help="A rehearsal of about a minute, whose figures mean nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A rehearsal of about two minutes, whose figures mean nothing.")] = False,
     connect: Annotated[
         bool, typer.Option("--connect", help="Use the services at LETHE_*_URL instead of starting some on free ports.")
     ] = False,

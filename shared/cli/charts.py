@@ -122,7 +122,7 @@ def swarm(positions: Sequence[float], *, room: float, radius: float = _DOT) -> l
     """Vertical offsets of the dots of one lane, none beyond `room`: they hide one another as little as that allows."""
     offsets = _packed(positions, radius)
     while max(map(abs, offsets), default=0.0) > room:
-        radius *= 0.85
+        radius *= 0.75
         offsets = _packed(positions, radius)
     return offsets
 

@@ -110,7 +110,9 @@ class Bar:
         self._progress.update(self._task, total=total, completed=total, message=message)
         self._progress.stop_task(self._task)
         if self._progress.disable:
-            self._progress.console.print(f"✓ {task.description} ({task.elapsed or 0:.0f} s) {message}", markup=False, highlight=False)
+            self._progress.console.print(
+                f"✓ {task.description} ({task.elapsed or 0:.0f} s) {message}", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 @contextmanager
