@@ -19,6 +19,7 @@ from benchmarks.results import keep, tell
 from services.detector.agreements import asked_items, compare
 from services.detector.galleries import FilmSet, Gallery, fit_gallery
 from services.detector.matching import gravest, match
+from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import Recipe, train_autoencoder, train_denoiser
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
@@ -26,7 +27,7 @@ from shared.diffusion.model import Model
 from shared.memorization.statistics import Estimate, rate
 
 DROPOUTS: Final = (0.1, 0.0)
-SCALES: Final = (1.0, 3.0)
+SCALES: Final = (1.0, 5.0)
 PATIENTS: Final = 460
 CANARIES: Final = 10
 REPEATS: Final = 40
@@ -48,6 +49,7 @@ def main() -> None:
     gallery = gallery_of(films, options.seed)
     coder = random_model(films.training_set().prompts, options.seed)
     train_autoencoder(coder, films.training_set(), options.seed, lambda *_facts: None)
+    train_text_encoder(coder, films.training_set().prompts, options.seed, lambda *_facts: None)
     figures: list[dict[str, Any]] = []
     for dropout in DROPOUTS:
         model = copy.deepcopy(coder)
