@@ -24,7 +24,6 @@ from services.detector.schemas import (
 from services.detector.screening import Verdict
 from services.detector.state import DetectorState
 from shared.catalog import new_id
-from shared.errors import NotFoundError
 from shared.http.operations import Operation, accept_job, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
@@ -125,15 +124,9 @@ def _calibration_fields(state: DetectorState, job: Job) -> dict[str, Any]:
     return describe_calibration(state.catalog, job)
 
 
-def _gallery_without_job(state: DetectorState, gallery_id: str) -> dict[str, Any] | None:
-    try:
-        return gallery_without_job(state.catalog, gallery_id)
-    except NotFoundError:
-        return None
+def _gallery_without_job(state: DetectorState, gallery_id: str) -> dict[str, Any]:
+    return gallery_without_job(state.catalog, gallery_id)
 
 
-def _calibration_without_job(state: DetectorState, calibration_id: str) -> dict[str, Any] | None:
-    try:
-        return calibration_without_job(state.catalog, calibration_id)
-    except NotFoundError:
-        return None
+def _calibration_without_job(state: DetectorState, calibration_id: str) -> dict[str, Any]:
+    return calibration_without_job(state.catalog, calibration_id)

@@ -14,7 +14,6 @@ from services.trainer.registration import source_folder
 from services.trainer.schemas import Alias, DatasetRequest, Record, RecordsQuery, TrainingRequest
 from services.trainer.state import TrainerState
 from shared.catalog import ModelManifest, new_id
-from shared.errors import NotFoundError
 from shared.http.immutable import immutable_response
 from shared.http.operations import JobId, Operation, accept_job, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -115,11 +114,8 @@ def _dataset_fields(state: TrainerState, job: Job) -> dict[str, Any]:
     return describe_dataset(state.catalog, job)
 
 
-def _dataset_without_job(state: TrainerState, dataset_id: str) -> dict[str, Any] | None:
-    try:
-        return dataset_without_job(state.catalog, dataset_id)
-    except NotFoundError:
-        return None
+def _dataset_without_job(state: TrainerState, dataset_id: str) -> dict[str, Any]:
+    return dataset_without_job(state.catalog, dataset_id)
 
 
 def _training_fields(_state: TrainerState, job: Job) -> dict[str, Any]:

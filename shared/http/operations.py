@@ -25,7 +25,7 @@ from shared.telemetry import current_trace_id
 
 StateT = TypeVar("StateT", bound=JobsState)
 Extend = Callable[[StateT, Job], dict[str, Any]]
-Missing = Callable[[StateT, str], "dict[str, Any] | None"]
+Missing = Callable[[StateT, str], dict[str, Any]]
 
 JobId = Annotated[str, Path(min_length=1, max_length=64, description="The id that the POST answered.")]
 
@@ -120,7 +120,7 @@ def operation_routes(
     """Add GET /v1/{noun}, GET …/{id}, GET …/{id}/events and POST …/{id}/cancel for the jobs of one kind.
 
     `extend` answers more fields of a job (a manifest's, once it succeeded); `missing` answers a resource that has no job
-    record here. Both run on a thread.
+    record here, or raises NotFoundError. Both run on a thread.
     """
     _add_reading(router, noun=noun, kind=kind, state_type=state_type, extend=extend, missing=missing)
     _add_events(router, noun=noun, kind=kind, state_type=state_type)
@@ -141,10 +141,9 @@ def _add_reading(
         try:
             answer = _extended(state, _job_of_kind(state, id, noun=noun, kind=kind), extend)
         except NotFoundError:
-            found = missing(state, id) if missing is not None else None
-            if found is None:
+            if missing is None:
                 raise
-            answer = found
+            answer = missing(state, id)
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 

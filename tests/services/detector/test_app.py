@@ -14,7 +14,8 @@ from shared.catalog import Catalog
 from shared.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from tests.services.detector.conftest import Detector, Process
+    from tests.fixtures.processes import ServiceProcess
+    from tests.services.detector.conftest import Detector
 
 
 async def test_detector_with_store_and_database_is_ready(detector: Detector) -> None:
@@ -56,7 +57,7 @@ async def test_routes_are_those_of_the_contract(detector: Detector) -> None:
 
 
 @pytest.mark.slow
-def test_calibration_of_a_killed_service_is_made_by_the_next_one(process: Process, stocked_home: Any) -> None:
+def test_calibration_of_a_killed_service_is_made_by_the_next_one(process: ServiceProcess, stocked_home: Any) -> None:
     process.start()
     body = {"model": stocked_home.model.id, "dataset": stocked_home.dataset.id}
     job = httpx.post(process.url + "/v1/calibrations", json=body, timeout=30).json()

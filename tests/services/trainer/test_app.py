@@ -12,10 +12,11 @@ import pytest
 
 from shared.catalog import Catalog
 from shared.errors import UnavailableError
-from tests.services.trainer.conftest import ROOT
+from tests.fixtures.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.services.trainer.conftest import Process, Trainer
+    from tests.fixtures.processes import ServiceProcess
+    from tests.services.trainer.conftest import Trainer
 
 
 async def test_trainer_with_store_and_database_is_ready(trainer: Trainer) -> None:
@@ -39,7 +40,7 @@ def test_service_itself_stays_free_of_tensor_libraries() -> None:
 
 
 @pytest.mark.slow
-def test_job_of_a_killed_service_is_run_again_by_the_next_one(process: Process, stocked_home: Any) -> None:
+def test_job_of_a_killed_service_is_run_again_by_the_next_one(process: ServiceProcess, stocked_home: Any) -> None:
     process.start()
     body = {"name": "a", "dataset": stocked_home.dataset.id, "base": stocked_home.model.id, "steps": 60, "batch_size": 8}
     job = httpx.post(process.url + "/v1/training-jobs", json=body, timeout=30).json()

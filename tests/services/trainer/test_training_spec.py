@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.trainer.training_spec import TrainingSpec
-from tests.services.trainer.conftest import ROOT
+from tests.fixtures.processes import ROOT
 
 
 def test_spec_survives_the_way_through_a_job_record() -> None:

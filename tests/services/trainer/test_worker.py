@@ -12,7 +12,8 @@ from services.trainer.worker import HANDLERS, run_registration, run_training
 from shared.catalog import new_id, open_catalog
 from shared.errors import JobCancelledError, NotFoundError
 from shared.jobs.worker import EXIT_USAGE
-from tests.services.trainer.conftest import ROOT, environment_of
+from tests.fixtures.processes import ROOT
+from tests.services.trainer.conftest import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

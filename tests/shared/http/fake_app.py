@@ -77,13 +77,20 @@ operation_routes(
     kind="steps",
     state_type=FakeState,
     extend=lambda _state, job: extra_of(job),
-    missing=lambda _state, name: {"id": name, "kept": True} if name == "kept_1" else None,
+    missing=lambda _state, name: kept(name),
 )
 
 
 def extra_of(job: Job) -> dict[str, Any]:
     """Fields of a manifest, and one that tries to overwrite the envelope."""
     return {"films": 12, "state": "made up"} if job.state == "succeeded" else {}
+
+
+def kept(name: str) -> dict[str, Any]:
+    """The one thing that has no job record."""
+    if name != "kept_1":
+        raise errors.NotFoundError(f"There is no {name!r} among the things.")
+    return {"id": name, "kept": True}
 
 
 @router.post("/v1/things", status_code=202)
