@@ -160,6 +160,8 @@ def service_environment(*, home: Path, ports: Mapping[str, int], threads: int) -
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         # Threads that spin while they wait take the cores away from the other services.
         "OMP_WAIT_POLICY": "PASSIVE",
+        # An arena for every thread of glibc's would keep what requests have long freed.
+        "MALLOC_ARENA_MAX": "2",
         # A folder named services where `lethe` is called must not be taken for Lethe's own.
         "PYTHONSAFEPATH": "1",
         "HF_HUB_OFFLINE": "1",
