@@ -25,3 +25,13 @@ def test_committed_schema_is_the_apps_own(service: str, tmp_path: Path) -> None:
 
 def test_every_committed_schema_belongs_to_a_service() -> None:
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(SERVICES)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_headers_that_routes_read_are_in_the_schema(service: str) -> None:
+    paths = json.loads((FOLDER / f"{service}.json").read_text(encoding="utf-8"))["paths"]
+    for path, methods in paths.items():
+        for route in methods.values():
+            named = {parameter["name"] for parameter in route.get("parameters", []) if parameter["in"] == "header"}
+            wanted = {"Idempotency-Key"} if "202" in route["responses"] else {"Last-Event-ID"} if path.endswith("/events") else set()
+            assert named == wanted, path

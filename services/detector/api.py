@@ -24,7 +24,7 @@ from services.detector.schemas import (
 from services.detector.screening import Verdict
 from services.detector.state import DetectorState
 from shared.catalog import new_id
-from shared.http.operations import Operation, accept_job, operation_routes
+from shared.http.operations import IDEMPOTENT, Operation, accept_job, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
 
@@ -35,7 +35,9 @@ def gallery_routes() -> APIRouter:
     """Building galleries."""
     router = APIRouter(tags=["galleries"])
 
-    @router.post("/v1/galleries", status_code=202, summary="Build the gallery of a data set", response_model=Operation)
+    @router.post(
+        "/v1/galleries", status_code=202, summary="Build the gallery of a data set", response_model=Operation, openapi_extra=IDEMPOTENT
+    )
     async def build(body: GalleryRequest, request: Request, state: State) -> JSONResponse:
         """Start training the embedder and the reader; the id is the gallery's own."""
         await asyncio.to_thread(state.catalog.get, "dataset", body.dataset)
@@ -58,7 +60,13 @@ def calibration_routes() -> APIRouter:
     """Making calibrations."""
     router = APIRouter(tags=["calibrations"])
 
-    @router.post("/v1/calibrations", status_code=202, summary="Calibrate the screening of a model", response_model=Operation)
+    @router.post(
+        "/v1/calibrations",
+        status_code=202,
+        summary="Calibrate the screening of a model",
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
+    )
     async def calibrate(body: CalibrationRequest, request: Request, state: State) -> JSONResponse:
         """Start scoring control prompts; the id is the calibration's own."""
         await asyncio.to_thread(_require_inputs, body, state)

@@ -15,7 +15,7 @@ from services.trainer.schemas import Alias, DatasetRequest, Record, RecordsQuery
 from services.trainer.state import TrainerState
 from shared.catalog import ModelManifest, new_id
 from shared.http.immutable import immutable_response
-from shared.http.operations import JobId, Operation, accept_job, operation_routes
+from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
 from shared.http.state import state_of
 from shared.jobs.records import Job
@@ -30,7 +30,7 @@ def dataset_routes() -> APIRouter:
     """Registering data sets and looking into them."""
     router = APIRouter(tags=["datasets"])
 
-    @router.post("/v1/datasets", status_code=202, summary="Register a data set", response_model=Operation)
+    @router.post("/v1/datasets", status_code=202, summary="Register a data set", response_model=Operation, openapi_extra=IDEMPOTENT)
     async def register_dataset(body: DatasetRequest, request: Request, state: State) -> JSONResponse:
         """Start reading a source; the id is the data set's own."""
         await asyncio.to_thread(source_folder, body, state.settings)
@@ -69,7 +69,7 @@ def training_routes() -> APIRouter:
     """Training jobs."""
     router = APIRouter(tags=["training"])
 
-    @router.post("/v1/training-jobs", status_code=202, summary="Train a model", response_model=Operation)
+    @router.post("/v1/training-jobs", status_code=202, summary="Train a model", response_model=Operation, openapi_extra=IDEMPOTENT)
     async def start_training(body: TrainingRequest, request: Request, state: State) -> JSONResponse:
         """Start a training; its result names the model."""
         await asyncio.to_thread(_require_inputs, body, state)

@@ -32,6 +32,29 @@ JobId = Annotated[str, Path(min_length=1, max_length=64, description="The id tha
 # When a caller that polls should ask for the first time.
 _RETRY_AFTER_SECONDS: Final = 1
 _IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+# What a route that calls `accept_job` says of its header in the schema; the header is read there, with a word of its own when it is wrong.
+IDEMPOTENT: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+            "description": "Makes repeating the request safe: the same key and body answer with the same resource.",
+        }
+    ]
+}
+_RESUMABLE: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            "description": "The id of the last event that was seen; the stream goes on after it.",
+        }
+    ]
+}
 
 
 class Progress(BaseModel):
@@ -176,6 +199,7 @@ def _add_events(router: APIRouter, *, noun: str, kind: str, state_type: type[Sta
             200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             204: {"description": "Nothing follows the event that Last-Event-ID names"},
         },
+        openapi_extra=_RESUMABLE,
     )
     async def stream_operation(id: JobId, request: Request) -> Response:  # noqa: A002 - the path's own name
         """Events after the one that Last-Event-ID names, until the operation ends."""
