@@ -134,7 +134,8 @@ class Evidence(Reply):
     similarity_before: float | None = None
     similarity_after: float | None = None
     prompt_fidelity: float | None = None
-    verdict: str | None = None
+    verdict_before: str | None = None
+    verdict_after: str | None = None
 
 
 class SafeImage(Image):
