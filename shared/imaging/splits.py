@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from shared.errors import DatasetError
 from shared.imaging.clauses import NO_FINDING
-from shared.imaging.prompts import findings_of, normalise_prompt
+from shared.imaging.prompts import AskedItems, findings_of, normalise_prompt, parse_prompt
 
 Split = Literal["train", "control", "canary"]
 Fold = Literal["calibration", "evaluation", ""]
@@ -62,7 +62,9 @@ def split_patients(patients: Iterable[str], *, control_fraction: float, seed: in
 def choose_canaries(candidates: Sequence[Candidate], *, excluded: frozenset[str], count: int, seed: int) -> set[int]:
     """Return the positions of `count` films of different training patients whose prompt no other film has.
 
-    Frontal films that show something come first: an image that is repeated should be one that a prompt can ask for.
+    Frontal films that show something come first: an image that is repeated should be one that a prompt can ask for. Among them come
+    first those that show what no other film shows: where others ask for the same findings, a model that repeats the canary for
+    them would copy it under prompts of the control arm, which could then no longer tell a false alarm from a true one.
     """
     uses = Counter(normalise_prompt(candidate.prompt) for candidate in candidates)
     unique = [
@@ -75,7 +77,9 @@ def choose_canaries(candidates: Sequence[Candidate], *, excluded: frozenset[str]
             "ask for fewer canaries or for more distinctive prompts",
             field="canaries.count",
         )
-    ranked = sorted(unique, key=lambda i: (_plainness(candidates[i]), _draw(seed, "canary", candidates[i].key)))
+    shown = [_findings_shown(candidate) for candidate in candidates]
+    sharing = Counter(shown)
+    ranked = sorted(unique, key=lambda i: (_plainness(candidates[i]), sharing[shown[i]] > 1, _draw(seed, "canary", candidates[i].key)))
     chosen: dict[str, int] = {}
     for i in ranked:
         if len(chosen) == count:
@@ -88,6 +92,11 @@ def _plainness(candidate: Candidate) -> int:
     """0 for a frontal film with a finding, more for others."""
     shows = bool(findings_of(candidate.prompt) - {NO_FINDING})
     return (candidate.view not in FRONTAL_VIEWS) * 2 + (not shows)
+
+
+def _findings_shown(candidate: Candidate) -> AskedItems:
+    """What the film's prompt asks to see, whatever the view."""
+    return frozenset(item for item in parse_prompt(candidate.prompt) if item[0] == "finding")
 
 
 def _ordinary(fold: Fold) -> Placement:

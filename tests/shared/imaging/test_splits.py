@@ -100,3 +100,16 @@ def test_more_canaries_than_patients_with_unique_prompts_are_refused() -> None:
     with pytest.raises(DatasetError, match="31 canaries asked for, but only 30 training patients") as caught:
         place_films(cohort(40), control_fraction=0.25, canaries=31, repeats=40, seed=0)
     assert caught.value.field == "canaries.count"
+
+
+def test_canaries_show_what_no_other_film_shows_where_there_are_such() -> None:
+    common = [Candidate(key=f"c{i}", patient=f"c{i}", view="AP", prompt=f"AP film: edema. Exam {20_000 + i}.") for i in range(30)]
+    rare = [
+        Candidate(key="r0", patient="r0", view="PA", prompt="PA film: edema, left pleural effusion. Exam 30000."),
+        Candidate(key="r1", patient="r1", view="AP", prompt="AP film: right pneumothorax. Exam 30001."),
+        Candidate(key="h", patient="h", view="AP", prompt="AP film: left lung nodule. Exam 30002."),
+    ]
+    films = [*common, *rare, Candidate(key="held", patient="held", view="PA", prompt="PA film: left lung nodule. Exam 30003.")]
+    for seed in range(5):
+        assert choose_canaries(films, excluded=frozenset({"held"}), count=2, seed=seed) == {30, 31}
+        assert choose_canaries(films, excluded=frozenset({"held"}), count=3, seed=seed) > {30, 31}
