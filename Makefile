@@ -27,9 +27,13 @@ $(BIN)/python:
 	"$(PYTHON)" -m venv $(VENV) || { rm -rf "$(VENV)"; echo "$(PYTHON) cannot make environments; on Debian install python3-venv" >&2; exit 1; }
 
 # torch comes first and alone, because its two builds (CUDA from the registry, CPU where pip finds one) need different companions.
+# It is fetched before it is checked: given hashes, pip would pass over a local wheel, whose link carries none, for the registry's.
 $(STAMP): $(LOCKED) pyproject.toml | $(BIN)/python
 	@echo "Installing the locked requirements into $(VENV); this takes a minute or two, and longer where torch comes with CUDA."
-	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	@rm -rf $(VENV)/torch
+	@$(PIP) download --quiet --no-deps --dest $(VENV)/torch "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.txt)"
+	@$(PIP) install --quiet --no-deps --no-index --find-links $(VENV)/torch --require-hashes -r requirements/torch.txt
+	@rm -rf $(VENV)/torch
 	@case "$$($(BIN)/python -c 'import importlib.metadata; print(importlib.metadata.version("torch"))')" in \
 		*+cpu) ;; \
 		*) $(PIP) install --quiet --no-deps --require-hashes -r requirements/torch-cuda.txt ;; \
