@@ -159,7 +159,8 @@ def test_service_that_ignores_its_end_is_killed(house: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "STOP_PATIENCE", module.timedelta(seconds=1))
     with Supervisor(home=house / "home", ports=free_ports(4), threads=1) as supervisor:
         supervisor.start()
-        everyone = psutil.Process().children(recursive=True)
+        services = [psutil.Process(service.process.pid) for service in supervisor.services]
+        everyone = services + [child for service in services for child in service.children(recursive=True)]
     assert wait_until_gone(everyone) == []
 
 
