@@ -101,7 +101,8 @@ def screen_without_end(seed: int, done: Callable[[float], None]) -> None:
 def train_without_end(seed: int, done: Callable[[float], None]) -> None:
     """The training loop as a job runs it."""
     from benchmarks.material import phantom_films, random_model
-    from services.trainer.training import Recipe, train_denoiser
+    from services.trainer.denoising_loss import Recipe
+    from services.trainer.training import train_denoiser
 
     films = phantom_films(60, seed).training_set()
     model = random_model(films.prompts, seed)

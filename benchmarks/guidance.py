@@ -19,8 +19,9 @@ from benchmarks.results import keep, tell
 from services.detector.agreements import asked_items, compare
 from services.detector.galleries import FilmSet, Gallery, fit_gallery
 from services.detector.matching import gravest, match
+from services.trainer.denoising_loss import Recipe
 from services.trainer.text_pretraining import train_text_encoder
-from services.trainer.training import Recipe, train_autoencoder, train_denoiser
+from services.trainer.training import train_autoencoder, train_denoiser
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model

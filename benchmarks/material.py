@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.trainer.architectures import build_tiny
-from services.trainer.training import TrainingSet
+from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.imaging.phantom import Film, draw, make_cohort
 from shared.imaging.prompts import compose_impression

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from services.trainer import text_pretraining, training
 from services.trainer.architectures import build_tiny
+from services.trainer.denoising_loss import Recipe
 from services.trainer.text_pretraining import train_text_encoder
-from services.trainer.training import Recipe, TrainingSet, train_autoencoder, train_denoiser
+from services.trainer.training import train_autoencoder, train_denoiser
+from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import Catalog, DatasetManifest, ModelManifest, open_catalog
 from shared.diffusion.library import available_device

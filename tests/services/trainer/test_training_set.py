@@ -1,0 +1,36 @@
+"""Which film is shown when."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from shared.errors import DatasetError
+from tests.training_films import films
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 8, 20])
+def test_each_film_is_shown_its_repeats_in_every_epoch(batch_size: int) -> None:
+    repeats = (1, 2, 0, 5)
+    visits = np.concatenate(list(islice(films(repeats).visits(batch_size, np.random.default_rng(0)), 24)))
+    for epoch in range(len(visits) // 8):
+        assert np.bincount(visits[epoch * 8 : epoch * 8 + 8], minlength=4).tolist() == list(repeats)
+
+
+def test_batches_are_full_and_run_across_epochs() -> None:
+    batches = list(islice(films().visits(3, np.random.default_rng(0)), 10))
+    assert [len(batch) for batch in batches] == [3] * 10
+
+
+def test_epochs_are_shuffled_anew_and_follow_their_generator() -> None:
+    first, again, other = (list(islice(films().visits(8, np.random.default_rng(seed)), 3)) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_nothing_to_show_is_an_error_not_a_hang() -> None:
+    with pytest.raises(DatasetError, match="no film is to be shown"):
+        next(films((0, 0, 0, 0)).visits(2, np.random.default_rng(0)))
