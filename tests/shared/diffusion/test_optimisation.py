@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count, cycle
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -195,3 +198,65 @@ def test_rate_rises_then_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert rates[-1] < 0.001
+
+
+# ---------------------------------------------------------------- schedules and accumulation
+
+
+def rates_of(plan: Optimisation, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The learning rate of every step."""
+    network = line()
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def watched(self: torch.optim.AdamW, *args: object, **words: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **words)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    optimise([network], lambda _step: network.weight.square().sum(), plan)
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+    ],
+)
+def test_rate_follows_its_schedule_after_a_straight_rise(schedule: Any, expected: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = rates_of(Optimisation(6, 0.1, schedule=schedule, warm_up=1 / 3), monkeypatch)
+    assert rates == pytest.approx([0.1 * share for share in expected])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_schedules_never_leave_a_step_without_rate(schedule: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert min(rates_of(Optimisation(steps, 0.1, schedule=schedule, warm_up=0.0), monkeypatch)) > 0
+
+
+def test_accumulated_batches_equal_one_large_batch() -> None:
+    x, y = fitting(line())
+    whole, parts = line(), line()
+    optimise([whole], lambda _step: (whole(x) - y).square().mean(), Optimisation(10, 0.1))
+    halves = cycle([(x[:16], y[:16]), (x[16:], y[16:])])
+    told: list[float] = []
+
+    def half(_step: int) -> Tensor:
+        inputs, wanted = next(halves)
+        return (parts(inputs) - wanted).square().mean()
+
+    optimise([parts], half, Optimisation(10, 0.1, accumulation=2), lambda _step, value: told.append(float(value)))
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=1e-4, atol=1e-5)
+    assert told[0] == pytest.approx(float((line()(x) - y).square().mean().detach()), rel=1e-4)
+
+
+def test_accumulated_batch_that_does_not_count_leaves_the_mean_of_the_others() -> None:
+    x, y = fitting(line())
+    whole, parts = line(), line()
+    optimise([whole], lambda _step: (whole(x) - y).square().mean(), Optimisation(5, 0.1))
+    calls = count()
+    optimise([parts], lambda _step: None if next(calls) % 2 else (parts(x) - y).square().mean(), Optimisation(5, 0.1, accumulation=2))
+    assert torch.equal(parts.weight, whole.weight)
