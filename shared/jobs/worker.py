@@ -7,10 +7,11 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from shared.errors import JobCancelledError, LetheError
+from shared.errors import JobCancelledError, LetheError, UnavailableError
 from shared.jobs.context import JobContext, JobInterruptedError
 from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.failures import failure_of
@@ -20,10 +21,14 @@ from shared.telemetry import bind_context, configure_logging, get_logger
 
 Handler = Callable[[JobContext], dict[str, Any]]
 Handlers = Mapping[str, Handler]
+AnswerT = TypeVar("AnswerT")
 
 EXIT_SETTLED = 0
 EXIT_USAGE = 64
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# A database that restarts is back in seconds, one that fails over in a minute or two; a day of training is worth waiting for it.
+_DATABASE_PATIENCE_SECONDS = 600.0
+_DATABASE_RETRY_SECONDS = 0.5
 
 _LOG = get_logger(__name__)
 
@@ -39,7 +44,7 @@ def run_worker(service: str, handlers: Handlers, arguments: Sequence[str] | None
     settings = get_settings()
     store = JobStore(settings.sql_url)
     try:
-        return _run_job(store.get(given[0]), store=store, settings=settings, handlers=handlers)
+        return _run_job(_patiently(lambda: store.get(given[0])), store=store, settings=settings, handlers=handlers)
     finally:
         store.close()
 
@@ -70,15 +75,34 @@ def _run_job(job: Job, *, store: JobStore, settings: Settings, handlers: Handler
         _LOG.info("job interrupted")
         return EXIT_INTERRUPTED
     except JobCancelledError:
-        settled = store.cancelled(job_id=job.id, attempt=job.attempt)
+        settled = _patiently(lambda: store.cancelled(job_id=job.id, attempt=job.attempt))
     except LetheError as error:
         _LOG.warning("job failed", exc_info=error)
-        settled = store.fail(job_id=job.id, attempt=job.attempt, problem=failure_of(error, trace_id=job.trace_id))
+        settled = _fail(job, error, store=store)
     except Exception as error:  # noqa: BLE001 - whatever it was, the record must say that the job ended
         _LOG.exception("job failed by a defect")
-        settled = store.fail(job_id=job.id, attempt=job.attempt, problem=failure_of(error, trace_id=job.trace_id))
+        settled = _fail(job, error, store=store)
     else:
-        settled = store.succeed(job_id=job.id, attempt=job.attempt, result=result)
+        settled = _patiently(lambda: store.succeed(job_id=job.id, attempt=job.attempt, result=result))
     if not settled:
         _LOG.warning("job was taken over by another attempt; its outcome is dropped")
     return EXIT_SETTLED
+
+
+def _fail(job: Job, error: Exception, *, store: JobStore) -> bool:
+    """Settle the job with the problem of an error; False when this attempt no longer holds it."""
+    problem = failure_of(error, trace_id=job.trace_id)
+    return _patiently(lambda: store.fail(job_id=job.id, attempt=job.attempt, problem=problem))
+
+
+def _patiently(ask: Callable[[], AnswerT]) -> AnswerT:
+    """Ask the database until it answers: its restart must cost no job the outcome."""
+    deadline = time.monotonic() + _DATABASE_PATIENCE_SECONDS
+    while True:
+        try:
+            return ask()
+        except UnavailableError as error:
+            if time.monotonic() >= deadline:
+                raise
+            _LOG.warning("job database away, asked again", exc_info=error)
+            time.sleep(_DATABASE_RETRY_SECONDS)

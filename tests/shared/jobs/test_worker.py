@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import UnavailableError
+from shared.jobs import worker as worker_module
 from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.records import JobStore
 from shared.jobs.worker import EXIT_USAGE
@@ -108,3 +110,26 @@ def test_child_whose_parent_is_gone_already_leaves_at_once(store: JobStore, spaw
 def test_call_without_a_job_id_is_refused(child_environment: Environment) -> None:
     done = subprocess.run([sys.executable, "-m", "tests.shared.jobs.fake_worker"], env=os.environ | child_environment, check=False)
     assert done.returncode == EXIT_USAGE
+
+
+def test_database_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_DATABASE_RETRY_SECONDS", 0.01)
+    answers = iter([UnavailableError("away"), UnavailableError("away"), "settled"])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+    assert worker_module._patiently(ask) == "settled"
+
+
+def test_patience_with_the_database_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_DATABASE_PATIENCE_SECONDS", 0.0)
+
+    def ask() -> str:
+        raise UnavailableError("away")
+
+    with pytest.raises(UnavailableError):
+        worker_module._patiently(ask)
