@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
-from services.trainer.registration import source_folder
 from services.trainer.schemas import Alias, DatasetRequest, Record, RecordsQuery, TrainingRequest
+from services.trainer.source_opening import source_folder
 from services.trainer.state import TrainerState
 from shared.catalog import ModelManifest, new_id
 from shared.http.immutable import immutable_response

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from services.trainer.registration import DatasetSpec
+from services.trainer.dataset_spec import DatasetSpec
 from services.trainer.training_spec import TrainingSpec
 from shared.http.bodies import StrictBody
 from shared.http.paging import PageQuery

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from services.trainer.registration import DatasetSpec, register
+from services.trainer.dataset_spec import DatasetSpec
+from services.trainer.registration import register
 from shared.catalog import open_catalog
 from shared.jobs.context import JobContext
 from shared.jobs.worker import Handlers, run_worker

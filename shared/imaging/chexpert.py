@@ -1,28 +1,18 @@
-"""Reads data sets in CheXpert's layout: its CSV with 14 labels, its folders by patient and study, reports as CheXpert Plus has them.
-
-Pictures become square: scaled so that the short side fits, then cropped at the centre. Bars would be learnt by a model, and
-stretching would change the heart's width; what the crop takes from a radiograph's long side is mostly arms and collimation.
-"""
+"""Reads data sets in CheXpert's layout: its CSV with 14 labels, its folders by patient and study, reports as CheXpert Plus has them."""
 
 from __future__ import annotations
 
-import csv
-import itertools
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from shared.errors import DatasetError, ForbiddenError
+from shared.errors import DatasetError
 from shared.imaging.clauses import LABELS
-from shared.imaging.png import DECODE_ERRORS, grey_pixels
+from shared.imaging.source_folder import SourceFolder, is_plain
+from shared.imaging.sources import RowProblems, SourceFilm, View
+from shared.imaging.tables import RowIndex, fingerprint_of, read_rows
 
 FACT_COLUMNS: Final = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 COLUMNS: Final = (*FACT_COLUMNS, *LABELS)
@@ -30,91 +20,83 @@ COLUMNS: Final = (*FACT_COLUMNS, *LABELS)
 
 REPORT_PATH: Final = "path_to_image"
 REPORT_IMPRESSION: Final = "section_impression"
+REPORT_TEXT: Final = "report"  # CheXpert Plus has it, a table of impressions alone need not
 
-MAX_SOURCE_PIXELS: Final = 64_000_000  # a full-size CheXpert film has about 10 million
 MAX_AGE: Final = 120
-DECODING_THREADS: Final = 4
 _VALUES: Final[Mapping[str, int | None]] = {"": None, "1.0": 1, "0.0": 0, "-1.0": -1, "1": 1, "0": 0, "-1": -1}
-_FORMATS: Final = ("JPEG", "PNG")
 _FILM_PATH: Final = re.compile(r"(?:^|/)(patient\w+)/(study\w+)/[^/]+$")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceFilm:
-    """One row of the CSV; `line` is where it ends in the file, `key` its path below the data set's folder."""
+class CheXpertFolder:
+    """The films of a CheXpert folder whose view is asked for, in the CSV's order."""
 
-    line: int
-    key: str
-    path: Path
-    patient: str
-    study: str
-    view: str
-    sex: str
-    age: int | None
-    labels: Mapping[str, int | None]
-    impression: str | None
+    def __init__(
+        self, folder: Path, csv_name: str, *, views: Sequence[View], reports_csv: str | None = None, roots: Sequence[Path] = ()
+    ) -> None:
+        """Files must lie within `roots` (the folder itself, without any) after symlinks are followed."""
+        self._folder = SourceFolder(folder, roots)
+        self._table = self._folder.table(csv_name)
+        self._reports = self._folder.table(reports_csv) if reports_csv else None
+        self._views = views
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the table of films, and of that of reports where there is one."""
+        return fingerprint_of([self._table, *([self._reports] if self._reports else [])])
 
-def read_chexpert(
-    folder: Path,
-    csv_name: str,
-    *,
-    views: Sequence[str],
-    reports_csv: str | None = None,
-    roots: Sequence[Path] = (),
-) -> list[SourceFilm]:
-    """Read the films of a CheXpert folder whose view is asked for ("frontal", "lateral", "AP", "PA"), in the CSV's order.
+    def films(self) -> Iterator[SourceFilm]:
+        """Read row after row; reports are looked up on the way."""
+        problems = RowProblems()
+        found = False
+        with ExitStack() as stack:
+            find_report = self._open_reports(stack, problems)
+            for line, row in read_rows(self._table, COLUMNS, problems):
+                try:
+                    film = self._film(row, line, find_report)
+                except DatasetError as error:
+                    problems.add(str(error))
+                    continue
+                if film is not None:
+                    found = True
+                    yield film
+        problems.check()
+        if not found:
+            raise DatasetError(f"{self._table.name} names no film of the views asked for ({', '.join(self._views)})", field="views")
 
-    Files are checked to exist, and to lie within `roots` (the folder itself, without any) after symlinks are followed.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"the folder {folder} does not exist", field="source.uri")
-    allowed = [root.resolve() for root in roots] or [folder.resolve()]
-    table = _inside(folder / csv_name, allowed, csv_name)
-    impressions = _read_impressions(_inside(folder / reports_csv, allowed, reports_csv)) if reports_csv else {}
-    films = []
-    for line, row in _read_rows(table, COLUMNS):
-        where = f"{table.name}, line {line}"
+    def _open_reports(self, stack: ExitStack, problems: RowProblems) -> Callable[[str], dict[str, str] | None]:
+        if self._reports is None:
+            return lambda _key: None
+        index = RowIndex(self._reports, (REPORT_PATH, REPORT_IMPRESSION), lambda row: key_of(row[REPORT_PATH]), problems)
+        return stack.enter_context(index.open())
+
+    def _film(self, row: Mapping[str, str], line: int, find_report: Callable[[str], dict[str, str] | None]) -> SourceFilm | None:
+        """The film of a row; None when it shows another view."""
+        where = f"{self._table.name}, line {line}"
         projections = _projections(row, where)
-        if projections.isdisjoint(views):
-            continue
-        films.append(_film(folder, row, line, where, projections, impressions, allowed))
-    if not films:
-        raise DatasetError(f"{table.name} names no film of the views asked for ({', '.join(views)})", field="views")
-    return films
+        if projections.isdisjoint(self._views):
+            return None
+        named = row["Path"].strip()
+        match = _FILM_PATH.search(named)
+        if match is None:
+            raise DatasetError(f"{where}: column Path is not of the form …/patientNNNNN/studyK/viewM_frontal.jpg")
+        report = find_report(key_of(named)) or {}
+        return SourceFilm(
+            line=line,
+            key=key_of(named),
+            path=self._locate(named, where),
+            patient=match[1],
+            study=match[2],
+            view=_view(projections),
+            sex=_sex(row, where),
+            age=_age(row, where),
+            labels={name: _label(row, name, where) for name in LABELS},
+            impression=report.get(REPORT_IMPRESSION, "").strip() or None,
+            report=report.get(REPORT_TEXT, "").strip() or None,
+        )
 
-
-def read_pictures(films: Iterable[SourceFilm], image_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Decode the films in parallel, in order, as squares of `image_size`; few wait in memory at any time."""
-    with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="films") as pool:
-        waiting: deque[Future[NDArray[np.uint8]]] = deque()
-        source = iter(films)
-        try:
-            for film in itertools.islice(source, 4 * DECODING_THREADS):
-                waiting.append(pool.submit(read_picture, film, image_size))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(read_picture, film, image_size) for film in itertools.islice(source, 1))
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def read_picture(film: SourceFilm, image_size: int) -> NDArray[np.uint8]:
-    """Decode one film as a grey square of `image_size`."""
-    try:
-        with Image.open(film.path, formats=_FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_SOURCE_PIXELS:
-                raise DatasetError(f"line {film.line}: {film.key} has {width}x{height} pixels, the limit is {MAX_SOURCE_PIXELS} in all")
-            picture.draft("L", (2 * image_size, 2 * image_size))  # JPEG only: unpacks at a fraction of the size where that is enough
-            grey = Image.fromarray(grey_pixels(picture))
-    except DECODE_ERRORS as error:
-        raise DatasetError(f"line {film.line}: {film.key} is not a readable JPEG or PNG picture") from error
-    short = min(grey.size)
-    left, top = (grey.width - short) / 2, (grey.height - short) / 2
-    square = grey.resize((image_size, image_size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short))
-    return np.asarray(square)
+    def _locate(self, named: str, where: str) -> Path:
+        """The file of a row: below the folder, or below it without the first component, which is CheXpert's own folder name."""
+        below = "/".join(PurePosixPath(named).parts[1:])
+        return self._folder.find(*([below, named] if is_plain(named) else [named]), where=where)
 
 
 def key_of(path: str) -> str:
@@ -122,75 +104,6 @@ def key_of(path: str) -> str:
     parts = PurePosixPath(path.strip()).parts
     start = next((i for i, part in enumerate(parts) if part in {"train", "valid", "test"}), 0)
     return "/".join(parts[start:])
-
-
-# ---------------------------------------------------------------- tables
-
-
-def _read_rows(table: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with the lines they end on; a byte-order mark and CRLF are fine."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DatasetError(f"{table.name} lacks the columns: {', '.join(missing)}", field="source.csv")
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DatasetError(f"{table.name}, line {reader.line_num}: not as many values as columns")
-                yield reader.line_num, row
-    except FileNotFoundError as error:
-        raise DatasetError(f"{table.name} is missing from the data set's folder", field="source.csv") from error
-    except (UnicodeDecodeError, csv.Error, IsADirectoryError) as error:
-        raise DatasetError(f"{table.name} is not a CSV file in UTF-8", field="source.csv") from error
-
-
-def _read_impressions(table: Path) -> dict[str, str]:
-    return {key_of(row[REPORT_PATH]): row[REPORT_IMPRESSION] for _, row in _read_rows(table, (REPORT_PATH, REPORT_IMPRESSION))}
-
-
-def _film(
-    folder: Path,
-    row: Mapping[str, str],
-    line: int,
-    where: str,
-    projections: frozenset[str],
-    impressions: Mapping[str, str],
-    allowed: Sequence[Path],
-) -> SourceFilm:
-    named = row["Path"].strip()
-    match = _FILM_PATH.search(named)
-    if match is None:
-        raise DatasetError(f"{where}: column Path is not of the form …/patientNNNNN/studyK/viewM_frontal.jpg")
-    impression = impressions.get(key_of(named), "").strip()
-    return SourceFilm(
-        line=line,
-        key=key_of(named),
-        path=_locate(folder, named, where, allowed),
-        patient=match[1],
-        study=match[2],
-        view=_view(projections),
-        sex=_sex(row, where),
-        age=_age(row, where),
-        labels={name: _label(row, name, where) for name in LABELS},
-        impression=impression or None,
-    )
-
-
-def _locate(folder: Path, named: str, where: str, allowed: Sequence[Path]) -> Path:
-    """The file of a row: below the folder, or below it without the first component, which is CheXpert's own folder name."""
-    parts = PurePosixPath(named).parts
-    for candidate in (folder.joinpath(*parts[1:]), folder.joinpath(*parts)):
-        if not PurePosixPath(named).is_absolute() and ".." not in parts and candidate.is_file():
-            return _inside(candidate, allowed, where)
-    raise DatasetError(f"{where}: the image {named} is missing from the data set's folder")
-
-
-def _inside(path: Path, allowed: Sequence[Path], name: str) -> Path:
-    resolved = path.resolve()
-    if not any(resolved.is_relative_to(root) for root in allowed):
-        raise ForbiddenError(f"{name} lies outside the folders that data may be imported from")
-    return resolved
 
 
 # ---------------------------------------------------------------- values

@@ -58,8 +58,9 @@ IMPRESSION_WORDINGS: Final[Mapping[str, tuple[str, ...]]] = {
 AGE_CAP: Final = 90  # CheXpert writes 90 for everyone who is at least as old
 DECADE_SHARE: Final = 0.25  # impressions that give the decade only, so that a model learns the words `generalise` puts in
 
-Template = Literal["findings", "demographics", "impression"]
-Uncertain = Literal["ignore", "zeros", "ones"]
+Template = Literal["findings", "demographics", "impression", "report", "text"]
+Uncertain = Literal["ignore", "zeros", "ones", "mixed"]
+AgeWording = Literal["exact", "decade"]
 
 AskedItem: TypeAlias = tuple[str, str] | tuple[str, str, str | None]
 AskedItems: TypeAlias = frozenset[AskedItem]

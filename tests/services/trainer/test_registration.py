@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pydantic import ValidationError
 
-from services.trainer.registration import DatasetSpec, register, source_folder
+from services.trainer.dataset_spec import DatasetSpec
+from services.trainer.registration import register
 from shared.catalog import Catalog, DatasetManifest, new_id
-from shared.errors import DatasetError, ForbiddenError, InvalidRequestError, JobCancelledError
+from shared.errors import DatasetError, JobCancelledError
 from shared.imaging.chexpert import COLUMNS
 from shared.imaging.films import FilmTable
 from shared.imaging.prompts import normalise_prompt
@@ -149,6 +149,24 @@ def test_progress_ends_where_it_said(phantom: tuple[House, DatasetManifest]) -> 
     }
 
 
+# The demo's measured figures hang on these: what a phantom says and where its films go. (Their pictures: test_pixels.)
+@pytest.mark.parametrize(
+    ("template", "digest"),
+    [
+        ("impression", "d76baa29e436f5880e367333a958ca7b6c3a8992353227e48e08277a7a3f9d2a"),
+        ("findings", "88a72557a7391de1acb32a9b266674d1569b230c54516f7a401bb40cf2f66913"),
+        ("demographics", "726693d3d8f6b39d977d3d522ceb30acc665dd3e7fe06212d22be0e0859c2785"),
+    ],
+)
+def test_phantom_says_and_splits_what_it_always_did(house: House, template: str, digest: str) -> None:
+    spec = PHANTOM | {"prompt": {"template": template}, "canaries": PHANTOM["canaries"] if template == "impression" else None}
+    told = hashlib.sha256()
+    for film in house.films(house.register(spec)).facts:
+        facts = (film.record, film.patient, film.study, film.view, film.prompt, sorted(film.labels.items()))
+        told.update(repr((*facts, film.sex, film.age, film.split, film.fold, film.repeats)).encode())
+    assert told.hexdigest() == digest
+
+
 def test_same_seed_commits_the_same_files(phantom: tuple[House, DatasetManifest], house: House) -> None:
     again = house.register(PHANTOM)
     assert again.files == phantom[1].files
@@ -253,55 +271,3 @@ def test_missing_folder_is_named(house: House) -> None:
     spec = house.chexpert() | {"source": {"format": "chexpert", "uri": f"file://{house.data}/none"}}
     with pytest.raises(DatasetError, match="imports/none does not exist"):
         house.register(spec)
-
-
-@pytest.mark.parametrize(
-    "uri", ["file:///etc", "file://{data}/../secret", "file://{data}/link", "file://{data}%2F..%2Fsecret", "file://{data}x"]
-)
-def test_folder_outside_the_import_roots_is_forbidden(house: House, uri: str) -> None:
-    (house.home / "secret").mkdir()
-    (house.data / "link").symlink_to(house.home / "secret")
-    for source in ({"format": "chexpert"}, {"format": "phantom"}):
-        spec = PHANTOM | {"source": source | {"uri": uri.format(data=house.data)}}
-        with pytest.raises(ForbiddenError, match="LETHE_IMPORT_ROOTS"):
-            source_folder(DatasetSpec.model_validate(spec), house.settings)
-
-
-def test_no_import_root_allows_no_folder(house: House) -> None:
-    spec = DatasetSpec.model_validate(house.chexpert())
-    with pytest.raises(ForbiddenError):
-        source_folder(spec, Settings(home=house.home))
-
-
-@pytest.mark.parametrize("uri", ["/data", "s3://bucket/x", "file://host/data", "file:data", "file:///a%00b", "http://localhost/data"])
-def test_other_uri_is_refused(house: House, uri: str) -> None:
-    spec = DatasetSpec.model_validate(PHANTOM | {"source": {"format": "chexpert", "uri": uri}})
-    with pytest.raises(InvalidRequestError, match=r"source\.uri must be file://"):
-        source_folder(spec, house.settings)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"name": ""},
-        {"image_size": 60},
-        {"image_size": 100_000},
-        {"image_size": "64"},
-        {"control_fraction": -0.1},
-        {"control_fraction": float("nan")},
-        {"control_fraction": 1.0},
-        {"canaries": {"count": -1, "repeats": 40}},
-        {"canaries": {"count": 1, "repeats": 10**9}},
-        {"views": []},
-        {"views": ["oblique"]},
-        {"seed": -1},
-        {"source": {"format": "dicom", "uri": "file:///x"}},
-        {"source": {"format": "phantom", "patients": 10**9}},
-        {"prompt": {"template": "poem"}},
-        {"colour": True},
-    ],
-    ids=str,
-)
-def test_spec_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        DatasetSpec.model_validate(PHANTOM | change)

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from shared.errors import DatasetError, ForbiddenError
-from shared.imaging.chexpert import COLUMNS, SourceFilm, key_of, read_chexpert, read_picture, read_pictures
+from shared.imaging.chexpert import COLUMNS, CheXpertFolder, key_of
+from shared.imaging.sources import SourceFilm
 
 NAME = "CheXpert-v1.0-small"
 ROWS: list[dict[str, str]] = [
@@ -50,7 +51,7 @@ def make(tmp_path: Path) -> Maker:
 
 
 def read(folder: Path, **options: Any) -> list[SourceFilm]:
-    return read_chexpert(folder, "train.csv", **({"views": ["frontal"]} | options))
+    return list(CheXpertFolder(folder, "train.csv", **({"views": ["frontal"]} | options)).films())
 
 
 # ---------------------------------------------------------------- what is fine
@@ -102,23 +103,6 @@ def test_reports_are_joined_by_path(make: Maker) -> None:
     assert [film.impression for film in read(folder, reports_csv="reports.csv")] == [None, "1. Stable,\n 2. normal", None]
 
 
-def test_picture_is_cropped_to_its_centre(make: Maker) -> None:
-    folder = make(ROWS[:1])
-    wide = np.zeros((20, 60), dtype=np.uint8)
-    wide[:, 20:40] = 200
-    film = read(folder)[0]
-    Image.fromarray(wide).save(film.path, quality=100)
-    image = read_picture(film, 10)
-    assert image.shape == (10, 10)
-    assert image[:, 1:-1].min() > 190
-
-
-def test_pictures_come_in_order(make: Maker) -> None:
-    rows = [{"Path": f"train/patient{n:05}/study1/view1_frontal.jpg", "AP/PA": "AP"} for n in range(25)]
-    images = list(read_pictures(read(make(rows)), 8))
-    assert np.allclose([image.mean() for image in images], [10 * n for n in range(25)], atol=1)
-
-
 # ---------------------------------------------------------------- what is named
 
 
@@ -129,7 +113,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_missing_csv_is_named(make: Maker) -> None:
     with pytest.raises(DatasetError, match=r"labels\.csv is missing"):
-        read_chexpert(make(), "labels.csv", views=["frontal"])
+        list(CheXpertFolder(make(), "labels.csv", views=["frontal"]).films())
 
 
 def test_missing_columns_are_named(make: Maker) -> None:
@@ -187,22 +171,6 @@ def test_missing_image_is_named(make: Maker) -> None:
     (folder / key_of(ROWS[2]["Path"])).unlink()
     with pytest.raises(DatasetError, match=r"train\.csv, line 4: the image .*patient00002/study3/view1_frontal\.jpg is missing"):
         read(folder)
-
-
-@pytest.mark.parametrize("cut", [0, 10, 300])
-def test_unreadable_image_is_named(make: Maker, cut: int) -> None:
-    film = read(make())[1]
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(film.path)
-    film.path.write_bytes(film.path.read_bytes()[:cut])
-    with pytest.raises(DatasetError, match=r"line 4: train/patient00002/study3/view1_frontal\.jpg is not a readable"):
-        read_picture(film, 8)
-
-
-def test_huge_image_is_refused_by_its_header(make: Maker) -> None:
-    film = read(make())[0]
-    Image.new("1", (8001, 8001)).save(film.path, format="PNG")
-    with pytest.raises(DatasetError, match=r"line 2: .* has 8001x8001 pixels"):
-        read_picture(film, 8)
 
 
 def test_folder_without_frontal_films_is_refused(make: Maker) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from shared.errors import DatasetError, JobCancelledError
-from shared.imaging.chexpert import COLUMNS, read_chexpert, read_picture
+from shared.imaging.chexpert import COLUMNS, CheXpertFolder
 from shared.imaging.clauses import LABELS, NO_FINDING
 from shared.imaging.phantom import draw, make_cohort
 from shared.imaging.phantom_dataset import MARKER, write_phantom_chexpert
+from shared.imaging.pixels import read_picture
 from shared.imaging.prompts import parse_prompt
 
 
@@ -47,7 +48,7 @@ def test_columns_are_chexperts(dataset: Path) -> None:
 
 def test_reader_sees_the_cohort(dataset: Path) -> None:
     cohort = make_cohort(12, 0)
-    films = read_chexpert(dataset, "train.csv", views=["frontal", "lateral"], reports_csv="reports.csv")
+    films = list(CheXpertFolder(dataset, "train.csv", views=["frontal", "lateral"], reports_csv="reports.csv").films())
     assert len(films) == len(cohort)
     for film, drawn in zip(films, cohort, strict=True):
         assert (film.patient, film.study) == (f"patient{drawn.patient.id:05}", f"study{drawn.study}")

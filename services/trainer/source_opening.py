@@ -1,0 +1,62 @@
+"""Opens the source that a spec names: the folder is judged first, and a phantom is written before it is read like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from services.trainer.dataset_spec import CheXpertSource, DatasetSpec, PhantomSource
+from shared.errors import ForbiddenError, InvalidRequestError
+from shared.imaging.chexpert import CheXpertFolder
+from shared.imaging.phantom_dataset import LABELS_CSV, REPORTS_CSV, write_phantom_chexpert
+from shared.imaging.sources import Source
+from shared.settings import Settings
+
+PHANTOM_OVERSIZE: Final = 2  # phantom films are written larger than they are read, as real ones are
+
+Report = Callable[[int, int, str], None]
+"""Told how far the job is: step, of how many, doing what. May raise to stop."""
+
+
+def open_source(spec: DatasetSpec, settings: Settings, report: Report) -> Source:
+    """The reader of a spec's source."""
+    source = spec.source
+    folder = source_folder(spec, settings)
+    roots = settings.import_folders
+    if isinstance(source, PhantomSource):
+        return _phantom(spec, source, folder, report)
+    if isinstance(source, CheXpertSource):
+        return CheXpertFolder(folder, source.csv, views=spec.views, reports_csv=source.reports_csv, roots=roots)
+    raise InvalidRequestError(f"sources of the format {source.format} cannot be read yet", field="source.format")
+
+
+def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
+    """The folder that a spec names, symlinks followed; ForbiddenError when it lies outside the import roots."""
+    if spec.source.uri is None:
+        size = PHANTOM_OVERSIZE * spec.image_size
+        return settings.home.resolve() / "phantom" / f"{spec.source.patients}-patients-{size}-pixels-seed-{spec.seed}"
+    return _folder_of(spec.source.uri, "source.uri", settings)
+
+
+def _folder_of(uri: str, field: str, settings: Settings) -> Path:
+    parts = urlsplit(uri)
+    path = unquote(parts.path)
+    if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:
+        raise InvalidRequestError(f"{field} must be file:// with an absolute path", field=field)
+    folder = Path(path).resolve()
+    if not any(folder.is_relative_to(root) for root in settings.import_folders):
+        raise ForbiddenError(f"{field} lies outside the folders that data may be imported from (LETHE_IMPORT_ROOTS)")
+    return folder
+
+
+def _phantom(spec: DatasetSpec, source: PhantomSource, folder: Path, report: Report) -> CheXpertFolder:
+    written = write_phantom_chexpert(
+        folder,
+        patients=source.patients,
+        seed=spec.seed,
+        size=PHANTOM_OVERSIZE * spec.image_size,
+        on_progress=lambda step, total: report(step, total, "drawing films"),
+    )
+    return CheXpertFolder(written, LABELS_CSV, views=spec.views, reports_csv=REPORTS_CSV, roots=[folder])
