@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from services.mitigator.mitigation import SafeImage
@@ -16,6 +16,7 @@ from services.mitigator.registry import AUTO, STRATEGIES
 from services.mitigator.schemas import EvidenceReply, GenerationReply, GenerationRequest, ImageReply, StrategiesReply, StrategyReply
 from services.mitigator.state import MitigatorState
 from shared.catalog import new_id
+from shared.http.disconnects import while_connected
 from shared.http.state import state_of
 from shared.imaging.png import encode_png
 
@@ -32,13 +33,13 @@ def mitigation_routes() -> APIRouter:
         return StrategiesReply(items=[_auto(), *(_described(name) for name in STRATEGIES)])
 
     @router.post("/v1/generations", summary="Draw images that are no patient's, with evidence", response_model=GenerationReply)
-    async def generate(body: GenerationRequest, state: State) -> JSONResponse:
+    async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
         """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that.
 
-        Requests are worked one after the other. Cost in forward passes: 2·steps an image for the plain one and for each plan
-        tried (one with a named strategy, at most four with auto), besides the strategies' own.
+        Requests are worked one after the other; a caller that goes away stops its own. Cost in forward passes: 2·steps an image
+        for the plain one and for each plan tried (one with a named strategy, at most four with auto), besides the strategies' own.
         """
-        released = await state.release(body)
+        released = await while_connected(request, state.release(body))
         answer = await asyncio.to_thread(_answer, released)
         return JSONResponse(answer.model_dump(mode="json"), headers={"Cache-Control": "no-store"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
@@ -134,12 +134,19 @@ def automatic_ladder() -> Ladder:
     return ((), (fewer,), (barest,), (barest, dynamic), (barest, embedding))
 
 
-def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: UnconditionalCache) -> list[SafeImage]:
+def mitigate(
+    order: Order,
+    ladder: Ladder,
+    model: Model,
+    judge: Judge,
+    cache: UnconditionalCache,
+    check_wanted: Callable[[], None] = lambda: None,
+) -> list[SafeImage]:
     """Draw one prompt's images by the first composition that makes each of them safe and faithful.
 
     An image that no composition makes safe, or that is safe only without what was asked for, refuses the whole order with
     MitigationInsufficientError and the evidence of every image. Cost: 2·steps forwards an image and plan drawn, the plain one
-    included, besides the strategies' own and one screening of each plan.
+    included, besides the strategies' own and one screening of each plan. `check_wanted` is asked before each plan and raises to stop.
     """
     screening = judge.screen(order.model_id, order.prompt)
     bench = Workbench(
@@ -157,6 +164,7 @@ def mitigate(order: Order, ladder: Ladder, model: Model, judge: Judge, cache: Un
     candidates: list[list[_Candidate]] = [[] for _ in seeds]
     open_rows = list(range(len(seeds)))
     for plan in _plans(ladder, plain, bench):
+        check_wanted()
         if plan is plain:
             score, drawn = screening.score, [before[row] for row in open_rows]
         else:

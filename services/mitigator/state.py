@@ -58,7 +58,7 @@ class MitigatorState:
                     seed=body.seed,
                 )
                 try:
-                    released += [(index, image) for image in mitigate(order, ladder, model, self.judge, self.cache)]
+                    released += [(index, image) for image in mitigate(order, ladder, model, self.judge, self.cache, self.lane.check_wanted)]
                 except MitigationInsufficientError as error:
                     REFUSALS.labels(name).inc()
                     evidence = [{"prompt_index": index, **entry} for entry in error.evidence]

@@ -14,6 +14,7 @@ from services.sampler.generations import Drawn, Order, draw, store, stored_image
 from services.sampler.schemas import GeneratedImage, Generation, GenerationRequest, StoredGeneration, StoredImage
 from services.sampler.state import SamplerState
 from shared.catalog import GenerationManifest, new_id
+from shared.http.disconnects import while_connected
 from shared.http.immutable import immutable_response
 from shared.http.state import state_of
 
@@ -27,11 +28,11 @@ def generation_routes() -> APIRouter:
     router = APIRouter(tags=["generations"])
 
     @router.post("/v1/generations", summary="Draw images", response_model=Generation)
-    async def generate(body: GenerationRequest, state: State) -> JSONResponse:
-        """Draw every prompt with every seed; the answer comes when all are drawn."""
+    async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
+        """Draw every prompt with every seed; the answer comes when all are drawn, and a caller that goes away stops the drawing."""
         await asyncio.to_thread(state.catalog.get, "model", body.model)
         order = Order(**body.model_dump(exclude={"output", "format"}))
-        drawn = await state.lane.run(lambda: draw(order, state.library, state.lane.check_open))
+        drawn = await while_connected(request, state.lane.run(lambda: draw(order, state.library, state.lane.check_wanted)))
         if body.output == "inline":
             answer = await asyncio.to_thread(_inline, drawn)
         else:

@@ -51,8 +51,8 @@ class Drawn:
     sha256: str
 
 
-def draw(order: Order, library: ModelLibrary, check_open: Callable[[], None]) -> list[Drawn]:
-    """All images, by prompt and then by seed; `check_open` is asked after each batch and raises to stop."""
+def draw(order: Order, library: ModelLibrary, check_wanted: Callable[[], None]) -> list[Drawn]:
+    """All images, by prompt and then by seed; `check_wanted` is asked after each batch and raises to stop."""
     started = time.monotonic()
     with library.use(order.model) as model:
         images = generate_images(
@@ -63,7 +63,7 @@ def draw(order: Order, library: ModelLibrary, check_open: Callable[[], None]) ->
             steps=order.steps,
             guidance=ClassifierFreeGuidance(order.guidance_scale),
             scheduler=order.scheduler,
-            on_batch=lambda _count: check_open(),
+            on_batch=lambda _count: check_wanted(),
         )
     drawn = []
     for number, image in enumerate(images):

@@ -6,15 +6,18 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, TypeVar
 
-from shared.errors import SaturatedError, UnavailableError
+from shared.errors import JobCancelledError, SaturatedError, UnavailableError
 
 ResultT = TypeVar("ResultT")
 
 # Refusing early keeps the wait of those already queued bearable.
 MAX_WAITING: Final = 64
+
+# Set once nobody waits any more for the work in whose context it is read.
+_ABANDONED: ContextVar[threading.Event] = ContextVar("abandoned", default=threading.Event())  # noqa: B039 - never set, only replaced
 
 
 class ComputeLane:
@@ -36,22 +39,31 @@ class ComputeLane:
         """The result of `work`, once its turn has come; SaturatedError at once when too many wait.
 
         The work runs in the caller's context, so that what it logs and asks of others carries the caller's trace. A caller that
-        stops waiting gives its place up only when its work is done, or was never begun.
+        stops waiting (is cancelled) gives its place up only when its work is done, which is at its next look, or was never begun.
         """
         with self._lock:
             if self.is_saturated:
                 raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
             self._admitted += 1
+        abandoned = threading.Event()
+        context = copy_context()
+        context.run(_ABANDONED.set, abandoned)
         try:
-            future = self._thread.submit(copy_context().run, work)
+            future = self._thread.submit(context.run, work)
         except RuntimeError:
             self._leave()
             raise
         future.add_done_callback(self._leave)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
 
-    def check_open(self) -> None:
-        """Raise UnavailableError once the lane is closed; long work asks now and then, so that a service can stop."""
+    def check_wanted(self) -> None:
+        """Raise UnavailableError once the lane is closed, JobCancelledError once nobody waits for this work; long work asks often."""
+        if _ABANDONED.get().is_set():
+            raise JobCancelledError("Nobody waits for this work any more.")
         if self._closed.is_set():
             raise UnavailableError("The service is stopping; send the request again later.")
 

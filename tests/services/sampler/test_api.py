@@ -158,7 +158,7 @@ async def test_full_queue_refuses_at_once_and_other_routes_answer(
     release = threading.Event()
     begun = threading.Event()
 
-    def wait(_order: Any, _library: Any, _check_open: Any) -> list[Any]:
+    def wait(_order: Any, _library: Any, _check_wanted: Any) -> list[Any]:
         begun.set()
         release.wait(30)
         return []

@@ -95,7 +95,7 @@ def test_service_that_stops_draws_no_further_batch(order: Order, stocked_catalog
         checks.append(1)
         if len(checks) == 2:
             lane.close()
-        lane.check_open()
+        lane.check_wanted()
 
     with pytest.raises(UnavailableError, match="stopping"):
         draw(order, ModelLibrary(stocked_catalog, device="cpu"), close_after_two)

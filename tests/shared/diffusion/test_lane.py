@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.diffusion.lane import ComputeLane
-from shared.errors import SaturatedError, UnavailableError
+from shared.errors import JobCancelledError, SaturatedError, UnavailableError
 from shared.telemetry import bound_context, current_trace_id
 
 if TYPE_CHECKING:
@@ -71,6 +71,26 @@ async def test_caller_that_stops_waiting_keeps_its_place_until_its_work_is_done(
     assert await held[2] is True
 
 
+async def test_work_that_nobody_waits_for_ends_at_its_next_look(lane: ComputeLane) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def draw_on_and_on() -> None:
+        begun.set()
+        try:
+            while True:
+                lane.check_wanted()
+                ended.wait(0.001)
+        except JobCancelledError:
+            ended.set()
+            raise
+
+    waiting = asyncio.create_task(lane.run(draw_on_and_on))
+    await asyncio.to_thread(begun.wait, 30)
+    waiting.cancel()
+    assert await asyncio.to_thread(ended.wait, 30)
+    assert await lane.run(lambda: lane.check_wanted() or 7) == 7  # the next one is wanted
+
+
 async def test_error_of_the_work_reaches_its_caller_and_frees_its_place(lane: ComputeLane) -> None:
     def fail() -> None:
         raise LookupError("no such thing")
@@ -83,10 +103,10 @@ async def test_error_of_the_work_reaches_its_caller_and_frees_its_place(lane: Co
 
 async def test_closed_lane_takes_nothing() -> None:
     lane = ComputeLane(max_waiting=0)
-    lane.check_open()
+    lane.check_wanted()
     lane.close()
     with pytest.raises(UnavailableError, match="stopping"):
-        lane.check_open()
+        lane.check_wanted()
     for _ in range(3):
         with pytest.raises(RuntimeError):
             await lane.run(lambda: None)
