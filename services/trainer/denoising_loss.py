@@ -5,16 +5,25 @@ B batch, N films, C latent channels, H height, W width, L tokens, E embedding fe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.training_set import TrainingSet
+from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.model import Model
+from shared.diffusion.optimisation import Optimisation, Schedule
+
+Objective = Literal["epsilon", "native"]
+Precision = Literal["fp32", "bf16"]
+EMA_DECAY: Final = 0.995
+_WHOLE: Final = slice(None)
 
 
 class ParameterSelection(Protocol):
@@ -60,9 +69,16 @@ def uniform_timesteps(count: int, total: int, generator: torch.Generator) -> Ten
     return torch.randint(0, total, (count,), generator=generator)
 
 
+def denoiser_parameters(model: Model) -> list[nn.Module]:
+    """Training of the denoiser alone."""
+    model.vae.requires_grad_(False)
+    model.text_encoder.requires_grad_(False)
+    return [model.unet]
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How to train; the last four fields are where methods join the step."""
+    """How to train; `parameters`, `captions`, `batch_filter` and `timesteps` are where methods join the step."""
 
     steps: int
     batch_size: int
@@ -73,6 +89,63 @@ class Recipe:
     captions: tuple[CaptionTransform, ...] = ()
     batch_filter: BatchFilter | None = None
     timesteps: TimestepDensity = uniform_timesteps
+    text_encoder: TextEncoder = "train"
+    schedule: Schedule = "one_cycle"
+    warm_up: float = 0.1
+    weight_decay: float = 0.01
+    ema_decay: float | None = EMA_DECAY
+    objective: Objective = "epsilon"
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    precision: Precision = "fp32"
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+    cache_latents: bool = True
+    cache_embeddings: bool = True
+
+    @classmethod
+    def of(cls, spec: TrainingSpec) -> Self:
+        """What a training job is told, as a recipe."""
+        return cls(
+            steps=spec.steps,
+            batch_size=spec.batch_size,
+            learning_rate=spec.learning_rate,
+            prompt_dropout=spec.prompt_dropout,
+            seed=spec.seed,
+            parameters=all_parameters if spec.text_encoder == "train" else denoiser_parameters,
+            text_encoder=spec.text_encoder,
+            schedule=spec.schedule,
+            warm_up=spec.warm_up,
+            weight_decay=spec.weight_decay,
+            ema_decay=spec.ema_decay,
+            objective=spec.objective,
+            min_snr_gamma=spec.min_snr_gamma,
+            noise_offset=spec.noise_offset,
+            precision=spec.precision,
+            accumulation=spec.gradient_accumulation,
+            gradient_checkpointing=spec.gradient_checkpointing,
+            cache_latents=spec.cache_latents,
+            cache_embeddings=spec.cache_embeddings,
+        )
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """The part that the loop follows."""
+        return Optimisation(
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            ema_decay=self.ema_decay,
+            schedule=self.schedule,
+            warm_up=self.warm_up,
+            accumulation=self.accumulation,
+        )
+
+    def modules(self, model: Model) -> list[nn.Module]:
+        """Freeze what must not move, let the denoiser compute activations again if asked; answers the modules that learn."""
+        if self.gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        return self.parameters(model)
 
 
 def cache_latents(model: Model, films: TrainingSet, batch_size: int = 64) -> Tensor:
@@ -81,43 +154,91 @@ def cache_latents(model: Model, films: TrainingSet, batch_size: int = 64) -> Ten
     return torch.cat([model.to_latents(images[i : i + batch_size].float() / 255) for i in range(0, len(images), batch_size)])
 
 
-class DenoisingLoss:
-    """One training step's loss: the mean of ‖ε − ε(z_t, t, e)‖² over the samples that count."""
+def min_snr_weights(alpha_bar_B: Tensor, gamma: float, *, of_velocity: bool) -> Tensor:
+    """Weights of squared errors that come to min(SNR, γ)‖z_0 − ẑ_0‖², SNR = ᾱ/(1−ᾱ) (Hang et al. 2023, section 3.4).
 
-    def __init__(self, model: Model, films: TrainingSet, recipe: Recipe) -> None:
-        """Cache what never changes: latents, and the token ids of the stored prompts."""
+    min(SNR, γ)/SNR of an error in ε, min(SNR, γ)/(SNR+1) of one in v.
+    """
+    snr_B = alpha_bar_B / (1 - alpha_bar_B)
+    return snr_B.clamp(max=gamma) / (snr_B + 1) if of_velocity else (gamma / snr_B).clamp(max=1)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What is drawn for one batch: films, noise levels, noise, whose prompt is left out, and what the prompts became."""
+
+    rows_B: NDArray[np.int64]
+    timesteps_B: Tensor
+    epsilon_BCHW: Tensor
+    dropped_B: Tensor
+    prompts: Sequence[str] | None
+
+    def __getitem__(self, share: slice) -> Visit:
+        """A part of the batch."""
+        prompts = None if self.prompts is None else self.prompts[share]
+        return Visit(self.rows_B[share], self.timesteps_B[share], self.epsilon_BCHW[share], self.dropped_B[share], prompts)
+
+
+class DenoisingLoss:
+    """One training step's loss: the mean of ‖ε − ε(z_t, t, e)‖² (or of v's error) over the samples that count."""
+
+    def __init__(self, model: Model, films: TrainingSet, recipe: Recipe, share: slice = _WHOLE) -> None:
+        """Cache what never changes. With a `share`, all of a batch's numbers are drawn and its share is computed."""
         self.model = model
         self.films = films
         self.recipe = recipe
+        self.share = share
+        self.of_velocity = recipe.objective == "native" and model.prediction_type == "v_prediction"
         self.order = np.random.default_rng([recipe.seed, 2])
         self.generator = torch.Generator().manual_seed(recipe.seed + 3)
-        self.latents_NCHW = cache_latents(model, films)
-        self.tokens_NL = model.tokenize(films.prompts)
-        self.empty_1L = model.tokenize([""])
-        self.batches = films.visits(recipe.batch_size, self.order)
+        self.latents_NCHW = cache_latents(model, films) if recipe.cache_latents else None
+        self.embeddings = PromptEmbeddings(model, films.prompts, text_encoder=recipe.text_encoder, cached=recipe.cache_embeddings)
+        self.deck = films.visits(recipe.batch_size, self.order)
 
     def __call__(self, _step: int) -> Tensor | None:
         """The loss of the next batch, or None where the batch filter keeps nothing."""
-        rows = next(self.batches)
-        z_0 = self.latents_NCHW[rows]
-        t = self.recipe.timesteps(len(rows), len(self.model.alphas_cumprod), self.generator).to(z_0.device)
-        epsilon = torch.randn(z_0.shape, generator=self.generator).to(z_0.device)
-        alpha_bar = self.model.alphas_cumprod[t].view(-1, 1, 1, 1)
-        z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * epsilon
-        embeddings = self.model.text_encoder(self._captions(rows))[0]
-        losses_B = (self.model.predict_noise(z_t, t, embeddings) - epsilon).square().mean((1, 2, 3))
-        if self.recipe.batch_filter is None:
-            return losses_B.mean()
-        kept = losses_B[self.recipe.batch_filter(losses_B.detach(), t)]
-        return kept.mean() if len(kept) else None
+        visit = self.draw()[self.share]
+        device = self.model.device
+        z_0, t, epsilon = self._latents(visit.rows_B), visit.timesteps_B.to(device), visit.epsilon_BCHW.to(device)
+        alpha_bar_B = self.model.alphas_cumprod[t]
+        alpha, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alpha_bar_B, 1 - alpha_bar_B))
+        z_t = alpha * z_0 + sigma * epsilon
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            embeddings = self.embeddings(visit.rows_B, visit.dropped_B, visit.prompts)
+            if self.of_velocity:
+                error = self.model.predict(z_t, t, embeddings) - (alpha * epsilon - sigma * z_0)
+            else:
+                error = self.model.predict_noise(z_t, t, embeddings) - epsilon
+        return self._counted(error.square().mean((1, 2, 3)), t, alpha_bar_B)
 
-    def _captions(self, rows: NDArray[np.int64]) -> Tensor:
-        """Token ids of this visit: transformed where the recipe says so, the empty prompt where dropped."""
-        tokens = self.tokens_NL[rows]
+    def draw(self) -> Visit:
+        """The next batch's random numbers; what a recipe does not ask for is not drawn, so that older seeds keep their streams."""
+        rows_B = next(self.deck)
+        timesteps_B = self.recipe.timesteps(len(rows_B), len(self.model.alphas_cumprod), self.generator)
+        shape = (len(rows_B), *self.model.latent_shape)
+        epsilon_BCHW = torch.randn(shape, generator=self.generator)
+        prompts: list[str] | None = None
         if self.recipe.captions:
-            prompts = [self.films.prompts[row] for row in rows]
+            prompts = [self.films.prompts[row] for row in rows_B]
             for transform in self.recipe.captions:
                 prompts = transform(prompts, self.order)
-            tokens = self.model.tokenize(prompts)
-        dropped = torch.rand(len(rows), generator=self.generator) < self.recipe.prompt_dropout
-        return torch.where(dropped[:, None].to(tokens.device), self.empty_1L, tokens)
+        dropped_B = torch.rand(len(rows_B), generator=self.generator) < self.recipe.prompt_dropout
+        if self.recipe.noise_offset:  # Guttenberg 2023
+            epsilon_BCHW = epsilon_BCHW + self.recipe.noise_offset * torch.randn((*shape[:2], 1, 1), generator=self.generator)
+        return Visit(rows_B, timesteps_B, epsilon_BCHW, dropped_B, prompts)
+
+    def _latents(self, rows_B: NDArray[np.int64]) -> Tensor:
+        """z_0 of these films."""
+        if self.latents_NCHW is not None:
+            return self.latents_NCHW[rows_B]
+        return self.model.to_latents(torch.from_numpy(self.films.images_NHW[rows_B]).float() / 255)
+
+    def _counted(self, losses_B: Tensor, t: Tensor, alpha_bar_B: Tensor) -> Tensor | None:
+        """The weighted mean over what the batch filter keeps."""
+        weighted_B = losses_B
+        if self.recipe.min_snr_gamma is not None:
+            weighted_B = losses_B * min_snr_weights(alpha_bar_B, self.recipe.min_snr_gamma, of_velocity=self.of_velocity)
+        if self.recipe.batch_filter is None:
+            return weighted_B.mean()
+        kept = weighted_B[self.recipe.batch_filter(losses_B.detach(), t)]
+        return kept.mean() if len(kept) else None

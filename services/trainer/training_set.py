@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,27 @@ class TrainingSet:
     prompts: list[str]
     repeats: NDArray[np.int64]
 
-    def visits(self, batch_size: int, generator: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    def visits(self, batch_size: int, generator: np.random.Generator) -> Deck:
         """Endless batches of film indices; every epoch shuffles all repeats anew, and batches run across epochs."""
-        deck = np.repeat(np.arange(len(self.prompts)), self.repeats)
-        if not len(deck):
+        return Deck(np.repeat(np.arange(len(self.prompts)), self.repeats), batch_size, generator)
+
+
+class Deck(Iterator[NDArray[np.int64]]):
+    """Film indices as they are dealt: `waiting` holds what is left of the present epoch."""
+
+    def __init__(self, cards: NDArray[np.int64], batch_size: int, generator: np.random.Generator) -> None:
+        if not len(cards):
             raise DatasetError("no film is to be shown: the training split is empty, or every film's repeats are 0")
-        waiting = np.empty(0, dtype=np.int64)
-        while True:
-            while len(waiting) < batch_size:
-                waiting = np.concatenate([waiting, generator.permutation(deck)])
-            yield waiting[:batch_size]
-            waiting = waiting[batch_size:]
+        self.cards = cards
+        self.batch_size = batch_size
+        self.generator = generator
+        self.waiting: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> NDArray[np.int64]:
+        while len(self.waiting) < self.batch_size:
+            self.waiting = np.concatenate([self.waiting, self.generator.permutation(self.cards)])
+        dealt, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
+        return dealt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,8 +21,23 @@ class FullParameters(_Strict):
     kind: Literal["full"] = "full"
 
 
+class Validation(_Strict):
+    """Pictures that are drawn while the denoiser learns, always from the same noise."""
+
+    every: int = Field(default=500, ge=1, le=1_000_000, description="Steps between two strips.")
+    prompts: list[Annotated[str, Field(max_length=1000)]] = Field(
+        min_length=1, max_length=8, description="One picture of each; prompts of control films show what was not learnt by heart."
+    )
+
+
+class DataParallel(_Strict):
+    """How many processes share each batch."""
+
+    ranks: int = Field(default=1, ge=1, le=64, description="Processes that each take an equal share of every batch; 1 is none.")
+
+
 class TrainingSpec(_Strict):
-    """Which data, which network, how long; the fields from `parameters` on are where methods join the training step."""
+    """Which data, which network, how long; how it is fitted into memory; and where methods join the training step."""
 
     name: str = Field(min_length=1, max_length=200)
     dataset: str = Field(min_length=1, max_length=64, description="The data set to learn from: its training films and canaries.")
@@ -31,10 +46,47 @@ class TrainingSpec(_Strict):
     )
     architecture: Literal["tiny"] = Field(default="tiny", description="The network that is made where there is no base.")
     steps: int = Field(default=1500, ge=1, le=1_000_000, description="Steps of the denoiser; autoencoder and text encoder learn before.")
-    batch_size: int = Field(default=16, ge=1, le=1024)
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    batch_size: int = Field(default=16, ge=1, le=1024, description="Films of one pass; a step takes gradient_accumulation passes.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="The highest rate; fine-tuning takes 1e-5 or so.")
     prompt_dropout: float = Field(default=0.1, ge=0, le=1, description="Share of the visits at which the prompt is left out.")
     seed: Seed = 0
+
+    autoencoder: Literal["frozen"] = Field(default="frozen", description="The autoencoder never moves while the denoiser learns.")
+    text_encoder: Literal["train", "frozen"] = Field(default="train", description="Whether the text encoder learns with the denoiser.")
+    truncate_prompts: bool = Field(
+        default=False,
+        description="Cut prompts that are longer than the text encoder's window; false refuses the data set with their count.",
+    )
+    schedule: Literal["one_cycle", "constant", "cosine", "linear"] = Field(
+        default="one_cycle", description="How the rate falls after the warm-up."
+    )
+    warm_up: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises.")
+    weight_decay: float = Field(default=0.01, ge=0, le=1, description="AdamW's.")
+    ema_decay: float | None = Field(
+        default=0.995, ge=0, lt=1, description="Of the averaged weights that the model ends with; null ends with the last ones."
+    )
+    objective: Literal["epsilon", "native"] = Field(
+        default="epsilon",
+        description="What the error is measured in: noise, or what the network answers. They differ for v-prediction: native is usual.",
+    )
+    min_snr_gamma: float | None = Field(
+        default=None, gt=0, le=1000, description="Weigh timesteps by min(SNR, gamma), Hang et al. 2023; 5 is usual. null weighs none."
+    )
+    noise_offset: float = Field(
+        default=0.0, ge=0, le=1, description="Noise common to all pixels of a latent channel, for darker and brighter films; 0.05 is usual."
+    )
+
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 computes in bfloat16 and keeps weights in float32.")
+    gradient_accumulation: int = Field(default=1, ge=1, le=1024, description="Passes whose gradients are averaged into one step.")
+    gradient_checkpointing: bool = Field(default=False, description="Compute activations again instead of keeping them: slower, smaller.")
+    cache_latents: bool = Field(default=True, description="Encode every film once and hold the latents; false encodes at every visit.")
+    cache_embeddings: bool = Field(
+        default=True, description="With a frozen text encoder, encode every distinct prompt once and hold it; false encodes at every visit."
+    )
+    data_parallel: DataParallel = DataParallel()
+    checkpoint_every: int = Field(default=500, ge=1, le=1_000_000, description="Steps between two checkpoints.")
+    validation: Validation | None = Field(default=None, description="Pictures to draw on the way; null draws none.")
+
     parameters: FullParameters = FullParameters()
     captions: list[str] = Field(default=[], max_length=0, description="Caption transforms; none are known yet.")
     batch_filter: None = Field(default=None, description="A rule that leaves samples out; none is known yet.")

@@ -135,9 +135,9 @@ class Model:
         """Tokens in the encoder's window, begin and end marker included."""
         return int(self.text_encoder.config.max_position_embeddings)
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids B×L, padded to the window; a longer prompt is refused, never cut."""
-        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit)["input_ids"]
+    def tokenize(self, prompts: Sequence[str], *, truncate: bool = False) -> Tensor:
+        """Token ids B×L, padded to the window; a longer prompt is refused unless it may be cut, which keeps the end marker."""
+        padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit, truncation=truncate)["input_ids"]
         for index, ids in enumerate(padded):
             if len(ids) > self.token_limit:
                 message = f"prompt {index} has {len(ids)} tokens; the text encoder reads {self.token_limit}, begin and end marker included"
@@ -161,14 +161,18 @@ class Model:
         """Forget what was derived from the weights; whoever trains calls this."""
         self._unconditional = None
 
+    def predict(self, x_BCHW: Tensor, t: int | Tensor, embeddings_BLE: Tensor) -> Tensor:
+        """What the network answers, in fp32: ε or v, as `prediction_type` says."""
+        timesteps_B = torch.as_tensor(t, device=x_BCHW.device).expand(len(x_BCHW))
+        return torch.as_tensor(self.unet(x_BCHW, timesteps_B, encoder_hidden_states=embeddings_BLE, return_dict=False)[0].float())
+
     def predict_noise(self, x_BCHW: Tensor, t: int | Tensor, embeddings_BLE: Tensor) -> Tensor:
         """Noise prediction ε(x_t, t, e) in fp32; v is converted by ε = α_t v + σ_t x_t (Salimans & Ho 2022)."""
-        timesteps_B = torch.as_tensor(t, device=x_BCHW.device).expand(len(x_BCHW))
-        native = self.unet(x_BCHW, timesteps_B, encoder_hidden_states=embeddings_BLE, return_dict=False)[0].float()
+        native = self.predict(x_BCHW, t, embeddings_BLE)
         if self.prediction_type == "epsilon":
-            return torch.as_tensor(native)
-        alpha_bar = self.alphas_cumprod[timesteps_B].view(-1, 1, 1, 1)
-        return torch.as_tensor(alpha_bar.sqrt() * native + (1 - alpha_bar).sqrt() * x_BCHW.float())
+            return native
+        alpha_bar = self.alphas_cumprod[torch.as_tensor(t, device=x_BCHW.device).expand(len(x_BCHW))].view(-1, 1, 1, 1)
+        return alpha_bar.sqrt() * native + (1 - alpha_bar).sqrt() * x_BCHW.float()
 
     @torch.no_grad()
     def to_latents(self, images_BHW: Tensor) -> Tensor:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.denoising_loss import DenoisingLoss, Recipe, cache_latents, uniform_timesteps
+from services.trainer.denoising_loss import (
+    DenoisingLoss,
+    Recipe,
+    all_parameters,
+    cache_latents,
+    denoiser_parameters,
+    min_snr_weights,
+    uniform_timesteps,
+)
 from services.trainer.training_set import TrainingSet
-from tests.denoisers import PROMPTS, tiny_model
+from services.trainer.training_spec import TrainingSpec
+from shared.diffusion.optimisation import Optimisation, optimise
+from tests.denoisers import PROMPTS, stable_diffusion_model, tiny_model
 from tests.training_films import films
+
+if TYPE_CHECKING:
+    from shared.diffusion.model import Model
 
 RECIPE = Recipe(steps=4, batch_size=4, learning_rate=1e-3, prompt_dropout=0.1, seed=0)
 
@@ -47,11 +64,14 @@ def test_perfect_prediction_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def told(recipe: Recipe, batches: int = 40) -> tuple[Tensor, Tensor]:
-    """Token ids of many visits, and those of the empty prompt."""
+    """Token ids of many visits of all four films, in the films' order, and those of the empty prompt."""
     model = tiny_model()
-    loss = DenoisingLoss(model, films(), recipe)
-    rows = np.arange(4)
-    return torch.stack([loss._captions(rows) for _ in range(batches)]), model.tokenize([""])[0]
+    loss = DenoisingLoss(model, films((1, 1, 1, 1)), recipe)
+    seen = []
+    for _ in range(batches):
+        visit = loss.draw()
+        seen.append(loss.embeddings.tokens(visit.rows_B, visit.dropped_B, visit.prompts)[np.argsort(visit.rows_B)])
+    return torch.stack(seen), model.tokenize([""])[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5, 1.0])
@@ -77,7 +97,7 @@ def test_caption_transforms_are_applied_in_order_at_each_visit() -> None:
         return prompts
 
     tokens, _ = told(replace(RECIPE, prompt_dropout=0.0, captions=(shout, record)), batches=2)
-    assert seen == [[prompt + " acute" for prompt in PROMPTS]] * 2
+    assert [sorted(prompts) for prompts in seen] == [sorted(prompt + " acute" for prompt in PROMPTS)] * 2
     assert torch.equal(tokens[1], tiny_model().tokenize([prompt + " acute" for prompt in PROMPTS]))
 
 
@@ -116,3 +136,181 @@ def test_timesteps_are_uniform_by_default() -> None:
     drawn = uniform_timesteps(10_000, 1000, torch.Generator().manual_seed(0))
     assert (int(drawn.min()), int(drawn.max())) == (0, 999)
     assert np.histogram(drawn.numpy(), bins=10, range=(0, 1000))[0] == pytest.approx([1000] * 10, rel=0.12)
+
+
+# ---------------------------------------------------------------- weights, objectives, noise
+
+
+def test_min_snr_weights_are_the_papers() -> None:
+    # SNR of Stable Diffusion's schedule at t = 1, 200, 500 and 981 by hand: 587.235, 3.06020, 0.381789, 0.00581360.
+    alpha_bar = torch.tensor([0.99830, 0.75369, 0.27630, 0.00578], dtype=torch.float64)
+    snr = alpha_bar / (1 - alpha_bar)
+    of_noise, of_velocity = (min_snr_weights(alpha_bar, 5.0, of_velocity=velocity) for velocity in (False, True))
+    assert of_noise.tolist() == pytest.approx([5 / 587.235, 1.0, 1.0, 1.0], rel=1e-4)
+    assert of_velocity.tolist() == pytest.approx([5 / 588.235, 3.06020 / 4.06020, 0.381789 / 1.381789, 0.0058136 / 1.0058136], rel=1e-4)
+    torch.testing.assert_close(of_noise * snr, snr.clamp(max=5))
+    torch.testing.assert_close(of_velocity * (snr + 1), snr.clamp(max=5))
+
+
+def test_min_snr_weights_are_finite_at_both_ends() -> None:
+    ends = torch.tensor([0.0, 1.0])
+    assert min_snr_weights(ends, 5.0, of_velocity=False).tolist() == [1.0, 0.0]
+    assert min_snr_weights(ends, 5.0, of_velocity=True)[0] == 0.0
+
+
+def at(timestep: int) -> Callable[[int, int, torch.Generator], Tensor]:
+    """A density of one timestep."""
+
+    def density(count: int, _total: int, _generator: torch.Generator) -> Tensor:
+        return torch.full((count,), timestep)
+
+    return density
+
+
+def loss_of(model: Model, recipe: Recipe) -> float:
+    """The first loss."""
+    value = DenoisingLoss(model, films(), recipe)(0)
+    assert value is not None
+    return float(value.detach())
+
+
+@pytest.mark.parametrize("timestep", [1, 500, 981])
+def test_min_snr_scales_the_loss_of_a_timestep(timestep: int) -> None:
+    model, recipe = tiny_model(), replace(RECIPE, timesteps=at(timestep))
+    snr = float(model.alphas_cumprod[timestep] / (1 - model.alphas_cumprod[timestep]))
+    weighted = loss_of(model, replace(recipe, min_snr_gamma=5.0))
+    assert weighted == pytest.approx(loss_of(model, recipe) * min(snr, 5.0) / snr, rel=1e-4)
+
+
+@pytest.mark.parametrize("timestep", [100, 900])
+def test_error_in_v_is_that_in_noise_over_alpha_squared(tmp_path: Path, timestep: int) -> None:
+    model = stable_diffusion_model("v_prediction", tmp_path)
+    recipe = replace(RECIPE, timesteps=at(timestep))
+    ratio = loss_of(model, replace(recipe, objective="native")) / loss_of(model, recipe)
+    assert ratio == pytest.approx(1 / float(model.alphas_cumprod[timestep]), rel=1e-3)
+
+
+def test_min_snr_is_the_same_loss_whatever_the_error_is_measured_in(tmp_path: Path) -> None:
+    model = stable_diffusion_model("v_prediction", tmp_path)
+    weighted = replace(RECIPE, min_snr_gamma=5.0, timesteps=at(700))
+    assert loss_of(model, replace(weighted, objective="native")) == pytest.approx(loss_of(model, weighted), rel=1e-4)
+
+
+def test_native_objective_of_a_model_that_predicts_noise_is_noise() -> None:
+    assert loss_of(tiny_model(), replace(RECIPE, objective="native")) == loss_of(tiny_model(), RECIPE)
+
+
+def test_noise_offset_is_common_to_a_channel_and_leaves_the_other_numbers() -> None:
+    plain, offset = (DenoisingLoss(tiny_model(), films(), replace(RECIPE, noise_offset=size)).draw() for size in (0.0, 0.1))
+    difference = offset.epsilon_BCHW - plain.epsilon_BCHW
+    assert float(difference.var((2, 3)).max()) < 1e-10
+    assert 0.03 < float(difference.std()) < 0.3
+    assert torch.equal(offset.timesteps_B, plain.timesteps_B)
+    assert torch.equal(offset.dropped_B, plain.dropped_B)
+    assert np.array_equal(offset.rows_B, plain.rows_B)
+
+
+# ---------------------------------------------------------------- memory: caches, precision, shares
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_caches_change_no_loss(precision: Literal["fp32", "bf16"]) -> None:
+    recipe = replace(RECIPE, text_encoder="frozen", parameters=denoiser_parameters, precision=precision, prompt_dropout=0.5)
+    losses = {
+        (latents, embeddings): loss_of(tiny_model(), replace(recipe, cache_latents=latents, cache_embeddings=embeddings))
+        for latents in (True, False)
+        for embeddings in (True, False)
+    }
+    assert losses.pop((False, False)) == pytest.approx(losses[True, True], rel=1e-5)
+    assert list(losses.values()) == pytest.approx([losses[True, True]] * 3, rel=1e-5)
+
+
+def test_step_in_bf16_is_close_to_one_in_fp32() -> None:
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        model = tiny_model()
+        value = DenoisingLoss(model, films(), replace(RECIPE, precision=precision))(0)
+        assert value is not None
+        assert value.dtype == torch.float32
+        value.backward()
+        parameters = [*model.unet.parameters(), *model.text_encoder.parameters()]
+        gradients[precision] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]), float(value.detach())
+        assert all(p.dtype == torch.float32 for p in parameters)
+    (full, loss), (half, near) = gradients["fp32"], gradients["bf16"]
+    assert near == pytest.approx(loss, rel=0.01)
+    assert near != loss
+    assert float(torch.cosine_similarity(full, half, dim=0)) > 0.99
+
+
+def test_shares_of_a_batch_make_up_its_loss() -> None:
+    whole = loss_of(tiny_model(), RECIPE)
+    shares = []
+    for rank in range(2):
+        value = DenoisingLoss(tiny_model(), films(), RECIPE, share=slice(rank, None, 2))(0)
+        assert value is not None
+        shares.append(float(value.detach()))
+    assert np.mean(shares) == pytest.approx(whole, rel=1e-5)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four passes of one film each, and one of all four: the same visits, once one by one."""
+    drawn = DenoisingLoss(tiny_model(), films(), RECIPE).draw()
+    trained = {}
+    for passes, share in ((1, slice(None)), (4, None)):
+        model = tiny_model()
+        loss = DenoisingLoss(model, films(), RECIPE)
+        turns = itertools.cycle(range(4))
+        monkeypatch.setattr(loss, "draw", lambda share=share, turns=turns: drawn[share or slice(turn := next(turns), turn + 1)])
+        optimise(all_parameters(model), loss, replace(RECIPE, accumulation=passes, steps=3).optimisation)
+        trained[passes] = torch.cat([p.detach().flatten() for p in model.unet.parameters()])
+    torch.testing.assert_close(trained[4], trained[1], rtol=0, atol=2e-5)
+    assert not torch.equal(trained[4], torch.cat([p.detach().flatten() for p in tiny_model().unet.parameters()]))
+
+
+@pytest.mark.parametrize("text_encoder", ["train", "frozen"])
+def test_checkpointed_activations_give_the_same_gradients(text_encoder: Literal["train", "frozen"]) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model()
+        parameters = all_parameters if text_encoder == "train" else denoiser_parameters
+        recipe = replace(RECIPE, gradient_checkpointing=checkpointing, text_encoder=text_encoder, parameters=parameters)
+        modules = recipe.modules(model)
+        for module in modules:
+            module.train()
+        value = DenoisingLoss(model, films(), recipe)(0)
+        assert value is not None
+        value.backward()
+        gradients.append([p.grad for module in modules for p in module.parameters()])
+        assert model.unet.is_gradient_checkpointing == checkpointing
+        assert any(p.grad is not None for p in model.text_encoder.parameters()) == (text_encoder == "train")
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+# ---------------------------------------------------------------- what a job is told
+
+
+def test_recipe_of_a_plain_spec_is_the_recipe_of_before() -> None:
+    spec = TrainingSpec(name="a", dataset="ds_1", steps=4, batch_size=4)
+    assert Recipe.of(spec) == RECIPE
+    assert RECIPE.optimisation == Optimisation(4, 1e-3, ema_decay=0.995)
+
+
+def test_recipe_takes_every_wish() -> None:
+    wishes: dict[str, Any] = {
+        "text_encoder": "frozen",
+        "schedule": "cosine",
+        "warm_up": 0.2,
+        "weight_decay": 0.1,
+        "ema_decay": None,
+        "objective": "native",
+        "min_snr_gamma": 5.0,
+        "noise_offset": 0.05,
+        "precision": "bf16",
+        "gradient_checkpointing": True,
+        "cache_latents": False,
+        "cache_embeddings": False,
+    }
+    recipe = Recipe.of(TrainingSpec(name="a", dataset="ds_1", gradient_accumulation=8, **wishes))
+    assert {name: getattr(recipe, name) for name in wishes} == wishes
+    assert recipe.parameters is denoiser_parameters
+    assert recipe.optimisation == Optimisation(1500, 1e-3, weight_decay=0.1, schedule="cosine", warm_up=0.2, accumulation=8)

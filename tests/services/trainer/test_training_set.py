@@ -33,4 +33,14 @@ def test_epochs_are_shuffled_anew_and_follow_their_generator() -> None:
 
 def test_nothing_to_show_is_an_error_not_a_hang() -> None:
     with pytest.raises(DatasetError, match="no film is to be shown"):
-        next(films((0, 0, 0, 0)).visits(2, np.random.default_rng(0)))
+        films((0, 0, 0, 0)).visits(2, np.random.default_rng(0))
+
+
+def test_deck_that_is_given_its_cards_and_generator_again_goes_on() -> None:
+    whole = films().visits(3, np.random.default_rng(0))
+    dealt = [next(whole).tolist() for _ in range(9)]
+    first = films().visits(3, np.random.default_rng(0))
+    assert [next(first).tolist() for _ in range(4)] == dealt[:4]
+    second = films().visits(3, np.random.default_rng(99))
+    second.waiting, second.generator = first.waiting, first.generator
+    assert [next(second).tolist() for _ in range(5)] == dealt[4:]

@@ -30,6 +30,24 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
         "learning_rate": 1e-3,
         "prompt_dropout": 0.1,
         "seed": 0,
+        "autoencoder": "frozen",
+        "text_encoder": "train",
+        "truncate_prompts": False,
+        "schedule": "one_cycle",
+        "warm_up": 0.1,
+        "weight_decay": 0.01,
+        "ema_decay": 0.995,
+        "objective": "epsilon",
+        "min_snr_gamma": None,
+        "noise_offset": 0.0,
+        "precision": "fp32",
+        "gradient_accumulation": 1,
+        "gradient_checkpointing": False,
+        "cache_latents": True,
+        "cache_embeddings": True,
+        "data_parallel": {"ranks": 1},
+        "checkpoint_every": 500,
+        "validation": None,
         "parameters": {"kind": "full"},
         "captions": [],
         "batch_filter": None,
@@ -42,6 +60,27 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
     "change", [{"captions": ["x"]}, {"batch_filter": {}}, {"ensemble": 2}, {"timesteps": "cubic"}, {"learning_rate": 0}]
 )
 def test_method_that_does_not_exist_yet_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"warm_up": 1.0},
+        {"ema_decay": 1.0},
+        {"min_snr_gamma": 0},
+        {"noise_offset": -0.1},
+        {"precision": "fp16"},
+        {"gradient_accumulation": 0},
+        {"autoencoder": "train"},
+        {"validation": {"every": 10, "prompts": []}},
+        {"validation": {"every": 10, "prompts": ["x"] * 9}},
+        {"data_parallel": {"ranks": 0}},
+        {"checkpoint_every": 0},
+    ],
+)
+def test_value_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
 
