@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
+from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, Schedule
 
@@ -226,6 +227,15 @@ class DenoisingLoss:
         if self.recipe.noise_offset:  # Guttenberg 2023
             epsilon_BCHW = epsilon_BCHW + self.recipe.noise_offset * torch.randn((*shape[:2], 1, 1), generator=self.generator)
         return Visit(rows_B, timesteps_B, epsilon_BCHW, dropped_B, prompts)
+
+    def state(self) -> State:
+        """Where the deck and the generators are."""
+        return State.joined({"deck": self.deck.state(), "noise": State({"generator": self.generator.get_state()})})
+
+    def restore(self, state: State) -> None:
+        """Go on drawing from there."""
+        self.deck.restore(state.part("deck"))
+        self.generator.set_state(state.part("noise").tensors["generator"])
 
     def _latents(self, rows_B: NDArray[np.int64]) -> Tensor:
         """z_0 of these films."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from shared.diffusion.checkpoints import State
 from shared.errors import DatasetError
 
 
@@ -44,3 +46,12 @@ class Deck(Iterator[NDArray[np.int64]]):
             self.waiting = np.concatenate([self.waiting, self.generator.permutation(self.cards)])
         dealt, self.waiting = self.waiting[: self.batch_size], self.waiting[self.batch_size :]
         return dealt
+
+    def state(self) -> State:
+        """What is left of the epoch, and where the generator is."""
+        return State({"waiting": torch.from_numpy(self.waiting.copy())}, {"order": self.generator.bit_generator.state})
+
+    def restore(self, state: State) -> None:
+        """Deal on from there; whoever shares the generator goes on with it."""
+        self.waiting = state.tensors["waiting"].numpy().copy()
+        self.generator.bit_generator.state = state.facts["order"]

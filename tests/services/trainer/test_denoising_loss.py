@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from services.trainer.denoising_loss import (
 )
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
+from shared.diffusion.checkpoints import State
 from shared.diffusion.optimisation import Optimisation, optimise
 from tests.denoisers import PROMPTS, stable_diffusion_model, tiny_model
 from tests.training_films import films
@@ -284,6 +286,26 @@ def test_checkpointed_activations_give_the_same_gradients(text_encoder: Literal[
         assert model.unet.is_gradient_checkpointing == checkpointing
         assert any(p.grad is not None for p in model.text_encoder.parameters()) == (text_encoder == "train")
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+
+
+def test_restored_loss_draws_on_where_the_other_stopped() -> None:
+    def shuffle(prompts: list[str], generator: np.random.Generator) -> list[str]:
+        return [prompts[place] for place in generator.permutation(len(prompts))]
+
+    recipe = replace(RECIPE, batch_size=3, captions=(shuffle,), noise_offset=0.1)
+    first, second = (DenoisingLoss(tiny_model(), films(), replace(recipe, seed=seed)) for seed in (0, 7))
+    for _ in range(3):
+        first.draw()
+    kept = first.state().copied()
+    expected = [first.draw() for _ in range(4)]
+    second.restore(State(kept.tensors, json.loads(json.dumps(kept.facts))))
+    for one in expected:
+        other = second.draw()
+        assert np.array_equal(one.rows_B, other.rows_B)
+        assert one.prompts == other.prompts
+        assert torch.equal(one.epsilon_BCHW, other.epsilon_BCHW)
+        assert torch.equal(one.timesteps_B, other.timesteps_B)
+        assert torch.equal(one.dropped_B, other.dropped_B)
 
 
 # ---------------------------------------------------------------- what a job is told

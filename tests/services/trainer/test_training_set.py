@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 import numpy as np
 import pytest
 
+from shared.diffusion.checkpoints import State
 from shared.errors import DatasetError
 from tests.training_films import films
 
@@ -36,11 +38,13 @@ def test_nothing_to_show_is_an_error_not_a_hang() -> None:
         films((0, 0, 0, 0)).visits(2, np.random.default_rng(0))
 
 
-def test_deck_that_is_given_its_cards_and_generator_again_goes_on() -> None:
+def test_deck_that_is_restored_deals_on() -> None:
     whole = films().visits(3, np.random.default_rng(0))
     dealt = [next(whole).tolist() for _ in range(9)]
     first = films().visits(3, np.random.default_rng(0))
     assert [next(first).tolist() for _ in range(4)] == dealt[:4]
+    kept = first.state()
+    assert [next(first).tolist() for _ in range(5)] == dealt[4:]  # what was kept does not move with it
     second = films().visits(3, np.random.default_rng(99))
-    second.waiting, second.generator = first.waiting, first.generator
+    second.restore(State(kept.tensors, json.loads(json.dumps(kept.facts))))
     assert [next(second).tolist() for _ in range(5)] == dealt[4:]
