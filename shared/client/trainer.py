@@ -34,6 +34,10 @@ class TrainerClient:
         """A data set as it is now."""
         return Operation.model_validate(self.transport.get(f"/v1/datasets/{dataset}"))
 
+    def dataset_page(self, dataset: str) -> bytes:
+        """A data set's summary for people, as HTML."""
+        return self.transport.get_bytes(f"/v1/datasets/{dataset}/page")
+
     def list_datasets(self) -> list[Operation]:
         """The newest data sets."""
         return [Operation.model_validate(item) for item in self.transport.get("/v1/datasets")["items"]]

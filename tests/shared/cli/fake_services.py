@@ -72,6 +72,8 @@ class FakeServices:
             return httpx.Response(204)
         if path.endswith("/image"):
             return httpx.Response(200, content=base64.b64decode(png(int(path.split("/")[-2]))))
+        if path.endswith("/page"):
+            return httpx.Response(200, text=f"<html>{path.split('/')[-2]}</html>")
         if path.endswith("/records"):
             return self._records(request)
         if path.startswith("/v1/datasets"):

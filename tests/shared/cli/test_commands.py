@@ -6,85 +6,15 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from shared.cli import commands, console
 from shared.cli.app import main
 from shared.cli.commands import parse_parameters, read_prompts
 from shared.errors import InvalidRequestError
-from tests.shared.cli.fake_services import REFUSED_PROMPT, FakeServices
-
-
-class Lethe:
-    """Runs the command line in this process against stand-in services."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.services = FakeServices()
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-        self.out = ""
-        self.err = ""
-        monkeypatch.setattr(commands, "_client", self.services.client)
-
-    def __call__(self, *arguments: str) -> int:
-        self._monkeypatch.setattr(sys, "argv", ["lethe", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        self.out, self.err = self._capsys.readouterr()
-        return int(ended.value.code or 0)
-
-    def asked(self, path: str) -> dict[str, Any]:
-        return self.services.bodies[path][0]
-
-
-@pytest.fixture
-def lethe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Lethe:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console.OUT, "width", 200)
-    return Lethe(monkeypatch, capsys)
-
-
-def test_dataset_is_registered_and_waited_for(lethe: Lethe) -> None:
-    code = lethe(
-        "dataset", "register", "ward", "--uri", "file:///data", "--reports-csv", "reports.csv", "--template", "impression", "--json"
-    )
-    assert code == 0
-    assert json.loads(lethe.out)["id"] == "ds_1"
-    assert lethe.asked("/v1/datasets") == {
-        "name": "ward",
-        "source": {"format": "chexpert", "csv": "train.csv", "uri": "file:///data", "reports_csv": "reports.csv"},
-        "image_size": 64,
-        "prompt": {"template": "impression", "uncertain": "ignore"},
-        "views": ["frontal"],
-        "control_fraction": 0.2,
-        "canaries": None,
-        "seed": 0,
-    }
-
-
-def test_phantom_is_registered_with_canaries(lethe: Lethe) -> None:
-    assert lethe("dataset", "register", "p", "--format", "phantom", "--patients", "30", "--canaries", "3") == 0
-    assert lethe.asked("/v1/datasets")["source"] == {"format": "phantom", "patients": 30}
-    assert lethe.asked("/v1/datasets")["canaries"] == {"count": 3, "repeats": 40}
-    assert "ds_1" in lethe.out
-
-
-def test_data_sets_are_listed_and_shown(lethe: Lethe) -> None:
-    assert lethe("dataset", "list") == 0
-    assert "ward" in lethe.out
-    assert lethe("dataset", "list", "--json") == 0
-    assert [item["id"] for item in json.loads(lethe.out)] == ["ds_1"]
-    assert lethe("dataset", "show", "ds_1") == 0
-    assert "counts" in lethe.out
-
-
-def test_training_is_started_and_names_its_model(lethe: Lethe) -> None:
-    assert lethe("train", "ds_1", "--steps", "5", "--prompt-dropout", "0", "--json") == 0
-    assert json.loads(lethe.out)["result"]["model"] == "mdl_1"
-    asked = lethe.asked("/v1/training-jobs")
-    assert (asked["dataset"], asked["steps"], asked["prompt_dropout"], asked["base"]) == ("ds_1", 5, 0.0, None)
+from shared.settings import get_settings
+from tests.shared.cli.conftest import Lethe
+from tests.shared.cli.fake_services import REFUSED_PROMPT
 
 
 def test_calibration_is_made(lethe: Lethe) -> None:
@@ -148,11 +78,11 @@ def test_parameters_that_are_no_object_are_wrongly_asked(lethe: Lethe, text: str
 
 def test_service_that_is_away_ends_with_three(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LETHE_DETECTOR_URL", "http://127.0.0.1:9")
-    commands.get_settings.cache_clear()
+    get_settings.cache_clear()
     monkeypatch.setattr(sys, "argv", ["lethe", "screen", "mdl_1", "a"])
     with pytest.raises(SystemExit) as ended:
         main()
-    commands.get_settings.cache_clear()
+    get_settings.cache_clear()
     assert ended.value.code == 3
     assert "detector at http://127.0.0.1:9" in capsys.readouterr().err
 

@@ -1,0 +1,20 @@
+"""Models on the command line."""
+
+from __future__ import annotations
+
+import json
+
+from tests.shared.cli.conftest import Lethe
+
+
+def test_training_is_started_and_names_its_model(lethe: Lethe) -> None:
+    assert lethe("train", "ds_1", "--steps", "5", "--prompt-dropout", "0", "--json") == 0
+    assert json.loads(lethe.out)["result"]["model"] == "mdl_1"
+    asked = lethe.asked("/v1/training-jobs")
+    assert (asked["dataset"], asked["steps"], asked["prompt_dropout"], asked["base"]) == ("ds_1", 5, 0.0, None)
+
+
+def test_options_of_fine_tuning_are_assigned(lethe: Lethe) -> None:
+    assert lethe("train", "ds_1", "--base", "mdl_0", "--set", "precision=bf16", "--set", "min_snr_gamma=5") == 0
+    asked = lethe.asked("/v1/training-jobs")
+    assert (asked["base"], asked["precision"], asked["min_snr_gamma"]) == ("mdl_0", "bf16", 5)
