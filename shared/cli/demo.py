@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import base64
-import importlib.metadata
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar
-
-import psutil
 
 from shared.cli import figures
 from shared.cli.console import Bar, Bars
-from shared.cli.report import ControlPictures, Draw, Gallery, Machine, Pictures, PromptRow, Report, StrategyRow, Weight
-from shared.cli.supervisor import usable_cores
+from shared.cli.provenance import read_machine, read_versions
+from shared.cli.report import ControlPictures, Draw, Gallery, Pictures, PromptRow, Report, StrategyRow, Weight
 from shared.client import LetheClient, MitigationProblemError
 from shared.client.replies import Evidence, Film, Image, Strategy
 from shared.errors import ConflictError
 
 ItemT = TypeVar("ItemT")
 
-_LIBRARIES: Final = ("lethe", "torch", "diffusers", "transformers", "numpy", "scipy", "fastapi", "httpx")
 _SCREENED_AT_ONCE: Final = 64
 _DRAWN_AT_ONCE: Final = 16
 _CONTROLS_SHOWN: Final = 6
@@ -40,13 +33,13 @@ class Plan:
 
     seed: int = 0
     quick: bool = False
-    patients: int = 600
-    control_fraction: float = 0.4
+    patients: int = 800
+    control_fraction: float = 0.3
     canaries: int = 10
     repeats: int = 40
     image_size: int = 64
     template: str = "impression"
-    steps: int = 1700
+    steps: int = 2000
     batch_size: int = 16
     learning_rate: float = 2e-3
     prompt_dropout: float = 0.1
@@ -391,30 +384,6 @@ class _Facts:
     controls: list[Film]
     films: dict[str, int]
     patients: dict[str, int]
-
-
-def read_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that figures depend on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
-
-
-def read_machine() -> Machine:
-    """The machine in words."""
-    return Machine(
-        processor=_processor(),
-        cores=usable_cores(),
-        memory_bytes=psutil.virtual_memory().total,
-        system=f"{platform.system()} {platform.machine()}",
-    )
-
-
-def _processor() -> str:
-    """The processor's name."""
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
 
 
 def _with_distinct_prompts(films: Sequence[Film]) -> list[Film]:
