@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.imaging.prompts import AgeWording, Template, Uncertain
+from shared.imaging.sources import View
 
 Action = Literal["report", "drop", "refuse"]
 """What a gate does about the films that it finds: tell, leave them out, or refuse the data set."""
@@ -60,8 +61,9 @@ class DicomSource(_Strict):
 
     format: Literal["dicom"]
     uri: SourceUri
-    allow_secondary_capture: bool = Field(
-        default=False, description="Read secondary captures and films said to have annotations burned in, which are refused otherwise."
+    allow_burned_in: bool = Field(
+        default=False,
+        description="Read films whose BurnedInAnnotation is YES, and secondary captures where it is not NO; they are refused otherwise.",
     )
 
 
@@ -138,8 +140,11 @@ class DatasetSpec(_Strict):
     source: AnySource
     image_size: int = Field(default=64, ge=16, le=1024, multiple_of=8, description="Side of the square films, in pixels.")
     prompt: PromptRecipe = PromptRecipe()
-    views: list[Literal["frontal", "lateral", "AP", "PA", "unknown"]] = Field(
-        default=["frontal"], min_length=1, max_length=5, description="Which films are read; unknown are those whose source states no view."
+    views: list[View] = Field(
+        default=["frontal"],
+        min_length=1,
+        max_length=5,
+        description="Which films are read; other are those whose source states no view, or another.",
     )
     max_films_per_patient: int | None = Field(
         default=None, ge=1, le=10_000, description="Films of one patient beyond these are left out; without it, all are kept."

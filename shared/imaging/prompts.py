@@ -37,6 +37,7 @@ from shared.imaging.clauses import (
     sides_of,
     word_kinds,
 )
+from shared.imaging.scrubbing import scrub
 
 _LEADING: Final = {"a", "an", "the", "of", "on", "in", "at", "or", *CONNECTORS}  # say nothing before a stop
 _FOLLOWING: Final = {"of", "or", *CONNECTORS}  # say nothing after one
@@ -56,6 +57,7 @@ IMPRESSION_WORDINGS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 AGE_CAP: Final = 90  # CheXpert writes 90 for everyone who is at least as old
+PRESENT_IN_DOUBT: Final = frozenset({"Atelectasis", "Edema"})  # CheXpert's authors found ones best for these, zeros for the others
 DECADE_SHARE: Final = 0.25  # impressions that give the decade only, so that a model learns the words `generalise` puts in
 
 Template = Literal["findings", "demographics", "impression", "report", "text"]
@@ -92,7 +94,17 @@ class Describable(Protocol):
 
     @property
     def impression(self) -> str | None:
-        """The radiologist's words, if there are any."""
+        """The radiologist's conclusion, if there is one."""
+        ...
+
+    @property
+    def report(self) -> str | None:
+        """The radiologist's findings and conclusion, if there are any."""
+        ...
+
+    @property
+    def text(self) -> str | None:
+        """A caption that the source brings along, if there is one."""
         ...
 
 
@@ -109,18 +121,30 @@ class Word:
 # ---------------------------------------------------------------- composing
 
 
-def compose_prompt(template: Template, film: Describable, uncertain: Uncertain) -> str:
-    """Write the prompt of a film; uncertain labels count as present only under `ones`."""
-    if template == "impression":
-        if not film.impression:
-            raise DatasetError("a film without impression has no prompt under the template 'impression'")
-        return " ".join(film.impression.split())
-    parts = ["chest X-ray"]
-    if film.view in VIEW_WORDS.values():
-        parts.append(film.view)
-    if template == "demographics":
-        parts.append(_demographics(film.sex, film.age))
-    return ", ".join([*parts, *_findings_clauses(film.labels, uncertain)])
+def compose_prompt(
+    template: Template, film: Describable, uncertain: Uncertain, *, age: AgeWording = "exact", scrubbed: bool = False
+) -> str:
+    """Write the prompt of a film.
+
+    Uncertain labels count as present under `ones`, and under `mixed` for the two findings that `ones` serves best. Texts that are
+    taken over are scrubbed of de-identification marks, dates and record numbers if asked.
+    """
+    if template in {"findings", "demographics"}:
+        parts = ["chest X-ray"]
+        if film.view in VIEW_WORDS.values():
+            parts.append(film.view)
+        if template == "demographics":
+            parts.append(_demographics(film.sex, film.age, age))
+        return ", ".join([*parts, *_findings_clauses(film.labels, uncertain)])
+    words = _words_of(film, template, scrubbed=scrubbed)
+    if not words:
+        raise DatasetError(f"a film without {template} has no prompt under the template '{template}'")
+    return _with_decades(words) if age == "decade" else words
+
+
+def is_described(template: Template, film: Describable, *, scrubbed: bool = False) -> bool:
+    """Whether a film has the words that a template takes over; templates that need none describe every film."""
+    return template in {"findings", "demographics"} or bool(_words_of(film, template, scrubbed=scrubbed))
 
 
 def compose_impression(
@@ -148,10 +172,27 @@ def normalise_prompt(prompt: str) -> str:
     return " ".join(match.group().lower() for match in WORD.finditer(prompt) if not DEIDENTIFIED.search(match.group()))
 
 
-def _demographics(sex: str, age: int | None) -> str:
+def _words_of(film: Describable, template: Template, *, scrubbed: bool) -> str:
+    """What the source says of a film, on one line."""
+    words = {"impression": film.impression, "report": film.report, "text": film.text}.get(template) or ""
+    return scrub(words) if scrubbed else " ".join(words.split())
+
+
+def _with_decades(text: str) -> str:
+    """A text whose exact ages have become decades."""
+    tokens = read_words(text)
+    exact = [
+        group for group in age_groups(tokens) if not any(DECADE.fullmatch(tokens[i].lower) or tokens[i].lower == "over" for i in group)
+    ]
+    return generalise(text, set().union(*exact))
+
+
+def _demographics(sex: str, age: int | None, wording: AgeWording) -> str:
     person = {"Male": "man", "Female": "woman"}.get(sex, "patient")
     if age is None:
         return person
+    if wording == "decade":
+        return f"{person} {_decade(age)}"
     return f"{age}-year-old {person}" if age < AGE_CAP else f"{person} {_aged(age)}"
 
 
@@ -168,8 +209,10 @@ def _spoken_with_vowel(age: int) -> bool:
 
 
 def _findings_clauses(labels: Mapping[str, int | None], uncertain: Uncertain) -> list[str]:
-    counted = {1, -1} if uncertain == "ones" else {1}
-    present = sorted(name for name in LABELS if name != NO_FINDING and labels.get(name) in counted)
+    doubted = {"ones": frozenset(LABELS), "mixed": PRESENT_IN_DOUBT}.get(uncertain, frozenset())
+    present = sorted(
+        name for name in LABELS if name != NO_FINDING and (labels.get(name) == 1 or (labels.get(name) == -1 and name in doubted))
+    )
     clauses = [WORDINGS[name][0] for name in present]
     contradicted = any(name != "Support Devices" for name in present)
     if labels.get(NO_FINDING) == 1 and not contradicted:

@@ -11,8 +11,8 @@ from shared.errors import DatasetError
 
 PROBLEMS_TOLD: Final = 20  # of thousands of malformed rows, the first show what is wrong with all
 
-View = Literal["frontal", "lateral", "AP", "PA", "unknown"]
-"""What a film may be asked for by: its orientation, its projection, or that the source states neither."""
+View = Literal["frontal", "lateral", "AP", "PA", "other"]
+"""What a film may be asked for by: its orientation or projection; other are films whose source states neither, or a rarer one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from shared.imaging.prompts import (
     describe_words,
     findings_of,
     generalise,
+    is_described,
     normalise_prompt,
     parse_prompt,
 )
@@ -37,6 +39,8 @@ class Row:
     age: int | None = 57
     labels: dict[str, int | None] = field(default_factory=dict)
     impression: str | None = None
+    report: str | None = None
+    text: str | None = None
 
 
 def positions(prompt: str, *kinds: str) -> set[int]:
@@ -75,11 +79,21 @@ def test_unnamed_projection_is_left_out(view: str) -> None:
 
 @pytest.mark.parametrize(
     ("uncertain", "expected"),
-    [("ignore", "chest X-ray, AP, edema"), ("zeros", "chest X-ray, AP, edema"), ("ones", "chest X-ray, AP, edema, pneumonia")],
+    [
+        ("ignore", "chest X-ray, AP, edema"),
+        ("zeros", "chest X-ray, AP, edema"),
+        ("ones", "chest X-ray, AP, edema, pneumonia"),
+        ("mixed", "chest X-ray, AP, edema"),
+    ],
 )
 def test_uncertain_label_counts_by_policy(uncertain: str, expected: str) -> None:
     row = Row(labels={"Edema": 1, "Pneumonia": -1})
     assert compose_prompt("findings", row, uncertain) == expected  # type: ignore[arg-type]
+
+
+def test_mixed_policy_counts_doubts_about_two_findings() -> None:
+    row = Row(labels=dict.fromkeys(LABELS, -1))
+    assert compose_prompt("findings", row, "mixed") == "chest X-ray, AP, atelectasis, edema"
 
 
 def test_no_finding_goes_with_devices_but_not_with_findings() -> None:
@@ -90,6 +104,54 @@ def test_no_finding_goes_with_devices_but_not_with_findings() -> None:
 
 def test_impression_template_takes_the_words_as_they_are() -> None:
     assert compose_prompt("impression", Row(impression=" 1. Stable\n edema. "), "ignore") == "1. Stable edema."
+
+
+@pytest.mark.parametrize("template", ["impression", "report", "text"])
+def test_text_templates_take_their_own_column(template: Any) -> None:
+    row = Row(impression="of impression", report="of report", text="of text")
+    assert compose_prompt(template, row, "ignore") == f"of {template}"
+    assert is_described(template, row)
+    assert not is_described(template, replace(row, **{template: " \n"}))
+
+
+def test_label_templates_describe_every_film() -> None:
+    assert is_described("findings", Row())
+    assert is_described("demographics", Row())
+
+
+def test_text_that_is_nothing_but_marks_describes_no_film() -> None:
+    row = Row(report=" ___. [**2020-1-1**]")
+    assert is_described("report", row)
+    assert not is_described("report", row, scrubbed=True)
+    with pytest.raises(DatasetError, match="a film without report"):
+        compose_prompt("report", row, "ignore", scrubbed=True)
+
+
+def test_text_is_scrubbed_if_asked() -> None:
+    row = Row(impression="Edema since ___.\nMRN 1234567. Effusion.")
+    assert compose_prompt("impression", row, "ignore", scrubbed=True) == "Edema. Effusion."
+    assert compose_prompt("impression", row, "ignore") == "Edema since ___. MRN 1234567. Effusion."
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [(57, "woman aged 50-59"), (4, "woman aged 0-9"), (89, "woman aged 80-89"), (90, "woman aged 90 or over"), (None, "woman")],
+)
+def test_age_is_given_by_decade(age: int | None, expected: str) -> None:
+    assert compose_prompt("demographics", Row(age=age), "ignore", age="decade") == f"chest X-ray, AP, {expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("AP film of a 57-year-old woman: edema.", "AP film of a woman aged 50-59: edema."),
+        ("A man aged 63, effusion.", "A man aged 60-69, effusion."),
+        ("A man aged 60-69, edema in a man aged 90 or over.", "A man aged 60-69, edema in a man aged 90 or over."),
+        ("No ages here, 57 films.", "No ages here, 57 films."),
+    ],
+)
+def test_ages_in_texts_become_decades(text: str, expected: str) -> None:
+    assert compose_prompt("impression", Row(impression=text), "ignore", age="decade") == expected
 
 
 def test_impression_template_without_impression_is_refused() -> None:
