@@ -18,25 +18,10 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from shared.diffusion.model_folder import ModelFolderError, check_folder
 from shared.errors import InvalidRequestError
 
-ALLOWED_COMPONENTS: Final = {
-    "text_encoder": ("transformers", {"CLIPTextModel"}),
-    "tokenizer": ("transformers", {"CLIPTokenizer", "CLIPTokenizerFast"}),
-    "unet": ("diffusers", {"UNet2DConditionModel"}),
-    "vae": ("diffusers", {"AutoencoderKL"}),
-    "scheduler": (
-        "diffusers",
-        {"DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDPMScheduler"},
-    ),
-}
-WEIGHTED_COMPONENTS: Final = {"text_encoder", "unet", "vae"}
 PREDICTION_TYPES: Final = ("epsilon", "v_prediction")
-IGNORED_COMPONENTS: Final = {"safety_checker", "feature_extractor", "image_encoder"}  # of Stable Diffusion folders; never loaded
-
-
-class ModelFolderError(InvalidRequestError):
-    """A model folder holds something that is not on the allow-list, or lacks a part."""
 
 
 @dataclass(frozen=True)
@@ -192,24 +177,3 @@ def silence_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that could run code or lacks a part, before anything of it is opened."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelFolderError("model_index.json is missing or unreadable; a diffusers folder is needed") from error
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".py", ".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
-            raise ModelFolderError(f"{path.relative_to(folder)}: only safetensors weights are loaded, and no code")
-    components = {name: entry for name, entry in index.items() if isinstance(entry, list)} if isinstance(index, dict) else {}
-    for name, entry in components.items():
-        library, classes = ALLOWED_COMPONENTS.get(name, ("", set()))
-        if name not in IGNORED_COMPONENTS and entry not in [[library, allowed] for allowed in classes]:
-            raise ModelFolderError(f"model_index.json: {name} = {entry} is not on the allow-list")
-    for name in sorted(ALLOWED_COMPONENTS):
-        if name not in components or not (folder / name).is_dir():
-            raise ModelFolderError(f"{name} is missing; a model folder holds {', '.join(sorted(ALLOWED_COMPONENTS))}")
-        if name in WEIGHTED_COMPONENTS and not any((folder / name).glob("*.safetensors")):
-            raise ModelFolderError(f"{name} holds no safetensors weights")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from shared.diffusion.model import Conditioning, Model, ModelFolderError, check_folder
+from shared.diffusion.model import Conditioning, Model
+from shared.diffusion.model_folder import ModelFolderError
 from shared.diffusion.noise import draw_noise
 from shared.errors import InvalidRequestError
 from tests.denoisers import IMAGE_SIZE, PROMPTS, stable_diffusion_pipeline, tiny_model
@@ -38,12 +38,6 @@ def folder(tiny: Model, tmp_path: Path) -> Path:
     """The tiny model on disk."""
     tiny.save(tmp_path)
     return tmp_path
-
-
-def rewrite_index(folder: Path, **entries: Any) -> None:
-    """Change entries of model_index.json; None removes one."""
-    index = json.loads((folder / "model_index.json").read_text()) | entries
-    (folder / "model_index.json").write_text(json.dumps({name: entry for name, entry in index.items() if entry is not None}))
 
 
 def noise_of(model: Model, count: int = 2) -> torch.Tensor:
@@ -136,71 +130,6 @@ def test_stable_diffusion_folder_with_pndm_schedule_keeps_the_schedule(tmp_path:
     model = Model.load(tmp_path, key="pndm")
     assert float(model.alphas_cumprod[500]) == pytest.approx(ALPHA_BAR[500], abs=6e-6)
     assert model.prediction_type == "epsilon"
-
-
-@pytest.mark.parametrize("name", ["run.py", "unet/weights.bin", "vae/model.ckpt", "text_encoder/model.pt"])
-def test_folder_with_code_or_pickled_weights_is_refused(folder: Path, name: str) -> None:
-    (folder / name).write_bytes(b"")
-    with pytest.raises(ModelFolderError, match=name):
-        Model.load(folder, key="bad")
-
-
-@pytest.mark.parametrize(
-    "entry",
-    [
-        ["diffusers", "UNet3DConditionModel"],
-        ["evil", "UNet2DConditionModel"],
-        [None, None],
-        [],
-        ["diffusers"],
-        [["diffusers"], {"a": 1}],
-        ["diffusers", "UNet2DConditionModel", "more"],
-    ],
-)
-def test_component_off_the_allow_list_is_refused(folder: Path, entry: list[Any]) -> None:
-    rewrite_index(folder, unet=entry)
-    with pytest.raises(ModelFolderError, match="unet"):
-        check_folder(folder)
-
-
-def test_unknown_component_is_refused(folder: Path) -> None:
-    rewrite_index(folder, text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    with pytest.raises(ModelFolderError, match="text_encoder_2"):
-        check_folder(folder)
-
-
-def test_safety_checker_is_ignored(folder: Path) -> None:
-    rewrite_index(folder, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
-    check_folder(folder)
-
-
-@pytest.mark.parametrize("name", ["text_encoder", "tokenizer", "unet", "vae", "scheduler"])
-def test_missing_component_is_named(folder: Path, name: str) -> None:
-    rewrite_index(folder, **{name: None})
-    with pytest.raises(ModelFolderError, match=f"{name} is missing"):
-        check_folder(folder)
-
-
-def test_component_without_its_folder_is_named(folder: Path) -> None:
-    (folder / "scheduler").rename(folder / "elsewhere")
-    with pytest.raises(ModelFolderError, match="scheduler is missing"):
-        check_folder(folder)
-
-
-def test_component_without_weights_is_named(folder: Path) -> None:
-    next((folder / "vae").glob("*.safetensors")).unlink()
-    with pytest.raises(ModelFolderError, match="vae holds no safetensors"):
-        check_folder(folder)
-
-
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "7"])
-def test_unreadable_index_is_refused(folder: Path, content: str | None) -> None:
-    if content is None:
-        (folder / "model_index.json").unlink()
-    else:
-        (folder / "model_index.json").write_text(content)
-    with pytest.raises(ModelFolderError):
-        check_folder(folder)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "flow_prediction", "x"])
