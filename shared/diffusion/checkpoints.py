@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,6 +36,7 @@ class State:
         return State({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.tensors.items()}, self.facts)
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """Something that goes on after `restore(state)` exactly as it would have gone on after `state()`.
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from shared.diffusion.checkpoints import Resumable, State
+from shared.diffusion.random_streams import GlobalStreams
+from shared.diffusion.ranks import ALONE, Ranks
 
 EMA_RAMP: Final = 10  # the average follows the weights closely while they still move fast: decay (1+n)/(10+n) at first
 
 
+Loss = Callable[[int], Tensor | None]
 Schedule = Literal["one_cycle", "constant", "cosine", "linear"]
 
 
@@ -53,53 +60,188 @@ class ExponentialMovingAverage:
         """Replace the weights by their average."""
         torch._foreach_copy_(self.parameters, self.average)
 
+    def state(self) -> State:
+        """The average and its counter."""
+        return State({str(number): tensor for number, tensor in enumerate(self.average)}, {"updates": self.updates})
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Go on from a kept average."""
+        self.updates = int(state.facts["updates"])
+        torch._foreach_copy_(self.average, [state.tensors[str(number)] for number in range(len(self.average))])
+
+
+class Run:
+    """One minimisation under way: everything that its next step depends on."""
+
+    def __init__(self, modules: Sequence[nn.Module], loss: Loss, plan: Optimisation, ranks: Ranks = ALONE) -> None:
+        """Begin at step 0 with the modules' present weights."""
+        self.plan = plan
+        self.step = 0
+        self.modules = nn.ModuleList(modules)
+        self.parameters: list[nn.Parameter] = [p for p in self.modules.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+        self.rates = _rates(self.optimiser, plan)
+        self.average = ExponentialMovingAverage(self.parameters, plan.ema_decay) if plan.ema_decay is not None else None
+        self._ranks = ranks
+        self._resumable_loss = _resumable(loss)
+        self._forward = ranks.shared(_LossOf(self.modules, loss))
+
+    def advance(self) -> Tensor | None:
+        """One step; answers its loss, or None where nothing of the batch counts and nothing moved."""
+        self.optimiser.zero_grad(set_to_none=True)
+        value = self._gradients()
+        if value is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.plan.clip_norm)
+            self.optimiser.step()
+            self.rates.step()
+            if self.average is not None:
+                self.average.update()
+        self.step += 1
+        return value
+
+    def finish(self) -> None:
+        """Leave the averaged weights in the modules, ready to be used."""
+        if self.average is not None:
+            self.average.apply()
+        self.modules.eval()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The modules as `finish` would leave them, for a look on the way; afterwards they are as they were, bit for bit."""
+        parameters = [p.detach() for p in self.parameters]
+        weights = [p.clone() for p in parameters]
+        self.finish()
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(parameters, weights)
+            self.modules.train()
+
+    def state(self) -> State:
+        """Weights, average and its counter, optimiser, rate, what the loss keeps, all random streams, and the step."""
+        parts = {
+            "modules": State(self.modules.state_dict()),
+            "optimiser": _optimiser_state(self.optimiser),
+            "rates": _rates_state(self.rates),
+        }
+        if self.average is not None:
+            parts["average"] = self.average.state()
+        if self._resumable_loss is not None:
+            parts["loss"] = self._resumable_loss.state()
+        parts["streams"] = GlobalStreams().state()
+        joined = State.joined(parts)
+        return State(joined.tensors, joined.facts | {"step": self.step})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of the same plan."""
+        self.modules.load_state_dict(state.part("modules").tensors)
+        _restore_optimiser(self.optimiser, state.part("optimiser"))
+        vars(self.rates).update(state.part("rates").facts)
+        if self.average is not None:
+            self.average.restore(state.part("average"))
+        if self._resumable_loss is not None:
+            self._resumable_loss.restore(state.part("loss"))
+        GlobalStreams().restore(state.part("streams"))
+        self.step = int(state.facts["step"])
+
+    def _gradients(self) -> Tensor | None:
+        """Leave the mean gradient of the losses that count in the parameters; answers their mean, None where none counts."""
+        values: list[Tensor] = []
+        for turn in range(self.plan.accumulation):
+            with self._without_exchange() if turn + 1 < self.plan.accumulation else nullcontext():
+                value = self._forward(self.step)
+                if value is not None:
+                    value.backward()
+                    values.append(value.detach())
+        if not values:
+            return None
+        if len(values) > 1:
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], len(values))
+        return self._ranks.mean(values[0] if len(values) == 1 else torch.stack(values).mean())
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Keep gradients to this rank: those of an accumulated step travel once."""
+        return self._forward.no_sync() if isinstance(self._forward, DistributedDataParallel) else nullcontext()
+
+
+class Checkpoints(Protocol):
+    """Decides where a run begins and what is kept of it."""
+
+    def resume(self, run: Run) -> None:
+        """Restore what was kept of this run, if anything was."""
+        ...
+
+    def after_step(self, run: Run) -> None:
+        """Keep the run now and then. May raise to stop it."""
+        ...
+
 
 def optimise(
     modules: Sequence[nn.Module],
-    loss: Callable[[int], Tensor | None],
+    loss: Loss,
     plan: Optimisation,
     on_step: Callable[[int, Tensor], None] = lambda _step, _loss: None,
+    checkpoints: Checkpoints | None = None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Minimise `loss(step)` over the modules' trainable parameters and leave the averaged weights in them.
 
     `loss` may answer None: nothing of the batch counts, and neither optimiser, rate nor average moves. `on_step` sees each
     step's loss as a tensor (reading its number costs a device sync, so the caller decides how often) and may raise to stop.
+    A loss that is Resumable goes into the checkpoints, and so a run that was ended at any step ends with the same weights.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
-    rates = _rates(optimiser, plan)
-    average = ExponentialMovingAverage(parameters, plan.ema_decay) if plan.ema_decay is not None else None
-    for module in modules:
-        module.train()
-    for step in range(plan.steps):
-        optimiser.zero_grad(set_to_none=True)
-        value = _gradients(loss, step, plan.accumulation, parameters)
+    run = Run(modules, loss, plan, ranks)
+    if checkpoints is not None:
+        checkpoints.resume(run)
+    run.modules.train()
+    while run.step < plan.steps:
+        value = run.advance()
         if value is not None:
-            nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
-            optimiser.step()
-            rates.step()
-            if average is not None:
-                average.update()
-            on_step(step, value)
-    if average is not None:
-        average.apply()
-    for module in modules:
-        module.eval()
+            on_step(run.step - 1, value)
+        if checkpoints is not None:
+            checkpoints.after_step(run)
+    run.finish()
 
 
-def _gradients(loss: Callable[[int], Tensor | None], step: int, times: int, parameters: Sequence[nn.Parameter]) -> Tensor | None:
-    """Leave the mean gradient of the losses that count in the parameters; answers their mean, None where none counts."""
-    values: list[Tensor] = []
-    for _ in range(times):
-        value = loss(step)
-        if value is not None:
-            value.backward()
-            values.append(value.detach())
-    if not values:
-        return None
-    if len(values) > 1:
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], len(values))
-    return values[0] if times == 1 else torch.stack(values).mean()
+class _LossOf(nn.Module):
+    """The loss as a module that owns what learns, which is what the exchange of gradients between ranks needs."""
+
+    def __init__(self, modules: nn.ModuleList, loss: Loss) -> None:
+        super().__init__()
+        self.learning = modules
+        self.loss = loss
+
+    def forward(self, step: int) -> Tensor | None:
+        return self.loss(step)
+
+
+def _resumable(loss: object) -> Resumable | None:
+    """The loss, if it has something to keep."""
+    return loss if isinstance(loss, Resumable) else None
+
+
+def _optimiser_state(optimiser: torch.optim.Optimizer) -> State:
+    """Adam's moments and counters by number of parameter, and the groups' rates."""
+    kept = optimiser.state_dict()
+    return State(
+        {f"{number}.{name}": value for number, entry in kept["state"].items() for name, value in entry.items()},
+        {"groups": kept["param_groups"]},
+    )
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, state: State) -> None:
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.tensors.items():
+        number, _, name = key.partition(".")
+        entries.setdefault(int(number), {})[name] = value
+    groups = [group | {"betas": tuple(group["betas"])} for group in state.facts["groups"]]
+    optimiser.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _rates_state(rates: torch.optim.lr_scheduler.LRScheduler) -> State:
+    """Where the schedule is; what it does there follows from the plan."""
+    return State(facts={name: vars(rates)[name] for name in ("last_epoch", "_step_count", "_last_lr")})
 
 
 def _rates(optimiser: torch.optim.Optimizer, plan: Optimisation) -> torch.optim.lr_scheduler.LRScheduler:

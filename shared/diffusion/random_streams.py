@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,10 +49,10 @@ class GlobalStreams:
         tensors = {"torch": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors |= {f"cuda.{device}": position for device, position in enumerate(torch.cuda.get_rng_state_all())}
-        name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - the stream that libraries draw from
+        numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - the stream that libraries draw from
         version, internal, gauss_next = random.getstate()
         facts = {
-            "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+            "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
             "python": [version, list(internal), gauss_next],
         }
         return State(tensors, facts)
@@ -62,7 +63,8 @@ class GlobalStreams:
         for device in range(torch.cuda.device_count()):
             if (position := state.tensors.get(f"cuda.{device}")) is not None:
                 torch.cuda.set_rng_state(position, device)
-        name, keys, place, has_gauss, gauss = state.facts["numpy"]
-        np.random.set_state((name, np.array(keys, dtype=np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+        numpy: Any = state.facts["numpy"]
+        numpy = numpy | {"state": {"key": np.array(numpy["state"]["key"], dtype=np.uint32), "pos": numpy["state"]["pos"]}}
+        np.random.set_state(numpy)  # noqa: NPY002
         version, internal, gauss_next = state.facts["python"]
         random.setstate((version, tuple(internal), gauss_next))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count, cycle
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shared.diffusion.optimisation import ExponentialMovingAverage, Optimisation, optimise
+from shared.diffusion.checkpoints import State
+from shared.diffusion.optimisation import ExponentialMovingAverage, Optimisation, Run, optimise
+from shared.diffusion.random_streams import TorchStream
 
 
 def line(seed: int = 0) -> nn.Linear:
@@ -260,3 +263,107 @@ def test_accumulated_batch_that_does_not_count_leaves_the_mean_of_the_others() -
     calls = count()
     optimise([parts], lambda _step: None if next(calls) % 2 else (parts(x) - y).square().mean(), Optimisation(5, 0.1, accumulation=2))
     assert torch.equal(parts.weight, whole.weight)
+
+
+# ---------------------------------------------------------------- going on
+
+
+class NoisyLoss:
+    """A loss with a random stream of its own, which also draws from the global one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.generator = torch.Generator().manual_seed(4)
+
+    def __call__(self, _step: int) -> Tensor:
+        x = torch.randn(8, 3, generator=self.generator) + 0.1 * torch.rand(8, 3)
+        return (self.network(x) - x[:, :2]).square().mean()
+
+    def state(self) -> State:
+        return TorchStream(self.generator).state()
+
+    def restore(self, state: State) -> None:
+        TorchStream(self.generator).restore(state)
+
+
+class Kept:
+    """Checkpoints that keep one state in memory, and may stop after it."""
+
+    def __init__(self, at: int, state: State | None = None) -> None:
+        self.at = at
+        self.kept = state
+        self.resumed = -1
+
+    def resume(self, run: Run) -> None:
+        if self.kept is not None:
+            run.restore(self.kept)
+        self.resumed = run.step
+
+    def after_step(self, run: Run) -> None:
+        if run.step == self.at:
+            kept = run.state().copied()
+            self.kept = State(kept.tensors, json.loads(json.dumps(kept.facts)))
+            raise InterruptedError
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+@pytest.mark.parametrize("stopped_at", [1, 4, 9, 10])
+def test_stopped_run_goes_on_to_the_same_bits(stopped_at: int, schedule: Any) -> None:
+    plan = Optimisation(10, 0.1, ema_decay=0.9, schedule=schedule)
+    whole = line()
+    torch.manual_seed(9)
+    losses: list[float] = []
+    optimise([whole], NoisyLoss(whole), plan, lambda _step, value: losses.append(float(value)))
+
+    first = line()
+    torch.manual_seed(9)
+    checkpoints = Kept(stopped_at)
+    with pytest.raises(InterruptedError):
+        optimise([first], NoisyLoss(first), plan, checkpoints=checkpoints)
+    torch.manual_seed(1)  # another process has other streams, and other weights to begin with
+    second = line(3)
+    later: list[float] = []
+    going_on = Kept(0, checkpoints.kept)
+    optimise([second], NoisyLoss(second), plan, lambda _step, value: later.append(float(value)), going_on)
+    assert going_on.resumed == stopped_at
+    assert later == losses[stopped_at:]
+    assert torch.equal(second.weight, whole.weight)
+    assert torch.equal(second.bias, whole.bias)
+
+
+def test_state_holds_optimiser_average_and_counters() -> None:
+    network = line()
+    checkpoints = Kept(3)
+    with pytest.raises(InterruptedError):
+        optimise([network], NoisyLoss(network), Optimisation(10, 0.1, ema_decay=0.9), checkpoints=checkpoints)
+    assert checkpoints.kept is not None
+    assert checkpoints.kept.facts["step"] == 3
+    assert checkpoints.kept.part("average").facts == {"updates": 3}
+    assert checkpoints.kept.part("optimiser").tensors["0.step"].item() == 3
+    assert {"0.exp_avg", "1.exp_avg_sq"} <= set(checkpoints.kept.part("optimiser").tensors)
+    assert checkpoints.kept.part("rates").facts["last_epoch"] == 3
+    assert set(checkpoints.kept.part("loss").tensors) == {"state"}
+    assert "torch" in checkpoints.kept.part("streams").tensors
+
+
+def test_look_at_the_average_changes_nothing() -> None:
+    seen: list[tuple[Tensor, bool]] = []
+
+    class Looking:
+        def resume(self, run: Run) -> None:
+            del run
+
+        def after_step(self, run: Run) -> None:
+            before = run.modules[0].weight.detach().clone()
+            with run.averaged():
+                seen.append((run.modules[0].weight.detach().clone(), run.modules.training))
+            assert torch.equal(run.modules[0].weight, before)
+            assert run.modules.training
+
+    networks = [line(), line()]
+    for network, checkpoints in zip(networks, (None, Looking()), strict=True):
+        torch.manual_seed(2)
+        optimise([network], NoisyLoss(network), Optimisation(5, 0.1, ema_decay=0.9), checkpoints=checkpoints)
+    assert torch.equal(networks[0].weight, networks[1].weight)
+    assert torch.equal(seen[-1][0], networks[0].weight)
+    assert seen[-1][1] is False
