@@ -29,12 +29,12 @@ class SourceFolder:
             raise ForbiddenError(f"{name} lies outside the folders that data may be imported from")
         return Path(resolved)
 
-    def find(self, *names: str, where: str) -> Path:
-        """The first of these files that exists; DatasetError, which names `where` and the last, when none does."""
+    def find(self, *names: str) -> Path | None:
+        """The first of these files that exists."""
         for name in names:
             if is_plain(name) and os.path.isfile(candidate := self.path / name):  # noqa: PTH113 - called for every film
-                return self.inside(candidate, where)
-        raise DatasetError(f"{where}: the image {names[-1]} is missing from the data set's folder")
+                return self.inside(candidate, name)
+        return None
 
 
 def is_plain(name: str) -> bool:

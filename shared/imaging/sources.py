@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, TypeVar
 
 from shared.errors import DatasetError
+
+RowT = TypeVar("RowT")
 
 PROBLEMS_TOLD: Final = 20  # of thousands of malformed rows, the first show what is wrong with all
 
@@ -80,3 +82,22 @@ class RowProblems:
         listed = "\n".join(self._told)
         more = f"\nand {self._count - len(self._told)} more" if self._count > len(self._told) else ""
         raise DatasetError(f"{self._count} rows or films cannot be used:\n{listed}{more}", field=self._field)
+
+
+def sound_films(
+    rows: Iterable[RowT], film_of: Callable[[RowT], SourceFilm | None], problems: RowProblems, *, table: str, views: Sequence[View]
+) -> Iterator[SourceFilm]:
+    """The films of those rows that have one; at the end one DatasetError tells of the others, or that there was no film at all."""
+    found = False
+    for row in rows:
+        try:
+            film = film_of(row)
+        except DatasetError as error:
+            problems.add(str(error))
+            continue
+        if film is not None:
+            found = True
+            yield film
+    problems.check()
+    if not found:
+        raise DatasetError(f"{table} names no film of the views asked for ({', '.join(views)})", field="views")
