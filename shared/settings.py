@@ -16,7 +16,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LETHE_", extra="ignore")
 
     home: Path = Field(default=Path("var"), description="Folder of everything the embedded mode keeps: store, database, caches, logs.")
-    database_url: str = Field(default="", description="SQLAlchemy URL of the job records; empty means SQLite under LETHE_HOME.")
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="URL of the job records, postgresql://user:password@host:5432/database; empty means SQLite under LETHE_HOME.",
+    )
+    keys: Path | None = Field(
+        default=None, description="Folder of the keys that sign page tokens and mark prompts; replicas share it. Empty means LETHE_HOME."
+    )
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
@@ -43,7 +49,12 @@ class Settings(BaseSettings):
     @property
     def sql_url(self) -> str:
         """The database URL in force."""
-        return self.database_url or f"sqlite:///{self.home.resolve() / 'lethe.db'}"
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home.resolve() / 'lethe.db'}"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the installation's own secret keys lie."""
+        return (self.keys or self.home).resolve()
 
     @property
     def import_folders(self) -> list[Path]:

@@ -12,5 +12,5 @@ from shared.settings import Settings
 
 def mark_prompts(prompts: Sequence[str], settings: Settings) -> list[dict[str, str | int]]:
     """The mark of each prompt, under a key that the installation keeps."""
-    key = kept_key(settings.home.resolve() / "prompt-marks.key")
+    key = kept_key(settings.keys_folder / "prompt-marks.key")
     return [{"hmac": hmac.digest(key, prompt.encode(), hashlib.sha256).hex(), "length": len(prompt)} for prompt in prompts]

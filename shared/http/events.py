@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import Request
 
+from shared.errors import UnavailableError
 from shared.http.problems import MalformedRequestError
 from shared.http.state import Draining
-from shared.jobs.records import Job, JobStore
+from shared.jobs.records import Job, JobEvent, JobStore
 
 SSE_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -44,19 +46,27 @@ async def job_events(
     """The events of a job after number `after`, as text, until its end or until the service stops."""
     silent_since = time.monotonic()
     while not draining.begun:
-        for event in await asyncio.to_thread(store.events_since, job_id, after):
+        for event in await asyncio.to_thread(_read_events, store, job_id, after, describe):
             after = event.sequence
             silent_since = time.monotonic()
+            yield _frame(event)
             if event.name == "end":
-                yield _frame(event.sequence, "end", describe(await asyncio.to_thread(store.get, job_id)))
                 return
-            yield _frame(event.sequence, event.name, event.data)
         if time.monotonic() - silent_since >= heartbeat_seconds:
             silent_since = time.monotonic()
             yield ": heartbeat\n\n"
         await asyncio.sleep(_POLL_SECONDS)
 
 
-def _frame(number: int, name: str, data: dict[str, Any]) -> str:
+def _read_events(store: JobStore, job_id: str, after: int, describe: Callable[[Job], dict[str, Any]]) -> Sequence[JobEvent]:
+    """What is new, the end with all that is known of the job; nothing from a database that is away, which is asked again."""
+    try:
+        events = store.events_since(job_id, after)
+        return [replace(event, data=describe(store.get(job_id))) if event.name == "end" else event for event in events]
+    except UnavailableError:
+        return []
+
+
+def _frame(event: JobEvent) -> str:
     """One event in the wire format; JSON without line breaks needs one data line."""
-    return f"id: {number}\nevent: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
+    return f"id: {event.sequence}\nevent: {event.name}\ndata: {json.dumps(event.data, separators=(',', ':'))}\n\n"

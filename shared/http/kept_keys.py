@@ -1,4 +1,4 @@
-"""Secret keys that an installation makes for itself once and keeps under LETHE_HOME."""
+"""Secret keys that an installation makes for itself once and keeps in a folder that its replicas share."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class PageTokens:
     @classmethod
     def open(cls, settings: Settings) -> PageTokens:
         """Tokens signed with the key kept under LETHE_HOME, which outlives restarts."""
-        return cls(kept_key(settings.home.resolve() / "page-tokens.key"))
+        return cls(kept_key(settings.keys_folder / "page-tokens.key"))
 
     def sign(self, *, scope: str, cursor: str) -> str:
         """The token that continues the list named `scope` after `cursor`."""

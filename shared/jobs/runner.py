@@ -12,7 +12,7 @@ from typing import Final, get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.errors import UnavailableError
-from shared.jobs.executor import EXIT_INTERRUPTED, Executor
+from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 from shared.jobs.leases import LEASE, new_owner
 from shared.jobs.records import MAX_QUEUED, Job, JobState, JobStore
 from shared.telemetry import bound_context, get_logger
@@ -69,6 +69,7 @@ class JobRunner:
         self._owner = new_owner()
         self._running: dict[str, _Running] = {}
         self._wake = asyncio.Event()
+        self._capacity: Capacity | None = Capacity(slots=0, busy=0)
         self._failing = False
         self._stopping = False
         self._queued = 0
@@ -96,6 +97,8 @@ class JobRunner:
         reasons = []
         if self._failing:
             reasons.append("the job database does not answer")
+        if self._capacity is None:
+            reasons.append("what runs the jobs does not answer")
         if self._queued >= MAX_QUEUED:
             reasons.append("the job queue is full")
         return reasons
@@ -111,6 +114,7 @@ class JobRunner:
                 # A round that fails (the database away, a full disk) must not end all jobs: the next one may work.
                 _LOG.exception("job round failed")
                 self._failing = True
+                self._let_leases_be_renewed()
                 pause = _PAUSE_AFTER_FAILURE
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause.total_seconds())
@@ -132,6 +136,11 @@ class JobRunner:
         await self._start_queued()
         if self._is_due("metrics", _METRICS_EVERY):
             await asyncio.to_thread(self._publish_counts)
+
+    def _let_leases_be_renewed(self) -> None:
+        """After the database was away, possibly for all: renew what is held here at once, and leave the others time to do so."""
+        now = datetime.now(tz=UTC)
+        self._due |= {"lease": now, "sweep": now + self._lease}
 
     async def _keep_leases(self) -> None:
         """Renew the leases, pass cancellations on, and end processes whose job another runner holds."""
@@ -184,13 +193,29 @@ class JobRunner:
 
     async def _start_queued(self) -> None:
         """Claim jobs while slots are free; processes start on the loop's own thread, which lives as long as the service."""
-        while not self._stopping and self._executor.capacity().free > 0:
+        while not self._stopping and self._has_free_slot():
             job = await asyncio.to_thread(self._claim)
             if job is None:
                 return
-            slot = self._executor.submit(job.id)
+            try:
+                slot = self._executor.submit(job.id)
+            except Exception:
+                # Nothing runs it and nothing renews its lease; that is not the job's fault.
+                await asyncio.to_thread(self._store.release, job_id=job.id, attempt=job.attempt, lost=False)
+                raise
             self._running[job.id] = _Running(job=job, slot=slot)
             _LOG.info("job started", job_id=job.id, trace_id=job.trace_id, kind=job.kind, attempt=job.attempt)
+
+    def _has_free_slot(self) -> bool:
+        """Whether the executor takes another job; one that is away takes none and is asked again in the next round."""
+        try:
+            self._capacity = self._executor.capacity()
+        except UnavailableError as error:
+            if self._capacity is not None:
+                _LOG.warning("executor away", executor=self._executor.name, exc_info=error)
+            self._capacity = None
+            return False
+        return self._capacity.free > 0
 
     def _claim(self) -> Job | None:
         """Take the oldest queued job."""
@@ -217,7 +242,7 @@ class JobRunner:
             oldest = counts.oldest_queued.get(kind, now)
             OLDEST_QUEUED.labels(kind=kind).set((now - oldest).total_seconds())
         self._queued = max((counts.by_kind_and_state.get((kind, "queued"), 0) for kind in self._kinds), default=0)
-        capacity = self._executor.capacity()
+        capacity = self._capacity or Capacity(slots=0, busy=0)
         SLOTS.labels(executor=self._executor.name, state="free").set(capacity.free)
         SLOTS.labels(executor=self._executor.name, state="busy").set(capacity.busy)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    URL,
     BigInteger,
     Boolean,
     Column,
@@ -31,12 +32,22 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.types import TypeDecorator
 
 # A writer waits this long for another one before the call fails; progress writes take milliseconds.
 _BUSY_TIMEOUT_SECONDS = 15
 # Any number does, as long as all processes of Lethe agree on it.
 _ADVISORY_LOCK = 5_150_447
+# What PostgreSQL leaves open-ended: a server that is away, a connection that hangs and a row that stays locked are told within seconds.
+_POSTGRESQL_OPTIONS = {
+    "application_name": "lethe",
+    "connect_timeout": 5,
+    "tcp_user_timeout": _BUSY_TIMEOUT_SECONDS * 1000,
+    "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS}s -c idle_in_transaction_session_timeout=60s",
+}
+_PSYCOPG = "postgresql+psycopg"
+_DRIVERS = {"sqlite": "sqlite", "postgres": _PSYCOPG, "postgresql": _PSYCOPG, _PSYCOPG: _PSYCOPG}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 METADATA = MetaData()
@@ -114,14 +125,32 @@ IDEMPOTENCY = Table(
 
 def open_engine(url: str) -> Engine:
     """An engine for the database URL; SQLite gets its folder, a busy timeout, foreign keys and early write locks."""
+    place = _read_url(url)
+    if place.drivername == "sqlite":
+        return _open_sqlite(place)
     # Statements carry job specs, which may hold prompts: they must not appear in error messages.
-    engine = create_engine(url, hide_parameters=True, pool_pre_ping=not url.startswith("sqlite"))
-    if engine.dialect.name == "sqlite":
-        path = make_url(url).database
-        if path:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+    options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in place.query}
+    return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+
+
+def _read_url(url: str) -> URL:
+    """The parts of a database URL; ValueError for one that Lethe cannot use, without the password that it may hold."""
+    try:
+        place = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError("LETHE_DATABASE_URL cannot be read; write it as postgresql://user:password@host:5432/database.") from None
+    if place.drivername not in _DRIVERS:
+        raise ValueError(f"LETHE_DATABASE_URL names {place.drivername!r}; job records live in sqlite or postgresql.")
+    return place.set(drivername=_DRIVERS[place.drivername])
+
+
+def _open_sqlite(place: URL) -> Engine:
+    """An engine for a SQLite file."""
+    engine = create_engine(place, hide_parameters=True)
+    if place.database:
+        Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 

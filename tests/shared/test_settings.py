@@ -44,6 +44,16 @@ def test_secret_key_does_not_show() -> None:
     assert settings.s3_secret_key.get_secret_value() == "open-sesame"
 
 
+def test_database_url_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_DATABASE_URL", "postgresql://lethe:open-sesame@db/lethe")
+    assert "open-sesame" not in repr(Settings())
+
+
+def test_keys_lie_in_the_home_unless_replicas_share_them(tmp_path: Path) -> None:
+    assert Settings(home=tmp_path).keys_folder == tmp_path.resolve()
+    assert Settings(home=tmp_path, keys=tmp_path / "shared").keys_folder == tmp_path.resolve() / "shared"
+
+
 def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     get_settings.cache_clear()
     first = get_settings()

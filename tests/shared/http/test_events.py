@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.errors import UnavailableError
 from shared.http.events import job_events
 from shared.http.operations import envelope
 from shared.http.state import Draining
-from shared.jobs.records import JobStore
+from shared.jobs.records import Job, JobStore
 
 Event = tuple[int, str, dict[str, Any]]
 
@@ -58,6 +59,21 @@ async def test_events_come_in_order_and_end_with_the_envelope(store: JobStore) -
 async def test_resume_sends_only_what_follows(store: JobStore) -> None:
     settle(store)
     assert [parse(frame)[0] async for frame in stream(store, after=3)] == [4, 5]
+
+
+@pytest.mark.anyio
+async def test_stream_outlives_a_database_that_is_away_for_a_moment(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(store)
+    answers = iter([UnavailableError("away"), store.get("job_1")])
+
+    def get(_job_id: str) -> Job:
+        answer = next(answers)
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(store, "get", get)
+    assert [parse(frame)[0] async for frame in stream(store)] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.anyio

@@ -17,15 +17,21 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def child_environment(tmp_path: Path) -> dict[str, str]:
-    """What children need to find the code and the home."""
-    return {"LETHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+def database_url(tmp_path: Path) -> str:
+    """Where the records of a test lie; modules that hold for every database name several."""
+    return f"sqlite:///{tmp_path / 'lethe.db'}"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    """An empty store, at the place that the settings of a child with this home name."""
-    opened = JobStore(f"sqlite:///{tmp_path / 'lethe.db'}")
+def child_environment(tmp_path: Path, database_url: str) -> dict[str, str]:
+    """What children need to find the code, the home and the records."""
+    return {"LETHE_HOME": str(tmp_path), "LETHE_DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[JobStore]:
+    """An empty store."""
+    opened = JobStore(database_url)
     opened.prepare()
     yield opened
     opened.close()

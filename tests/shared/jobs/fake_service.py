@@ -1,11 +1,14 @@
-"""A service that does nothing but run jobs, for tests that kill it."""
+"""A service that does nothing but run jobs, for tests that kill it: `python -m … [LEASE_SECONDS]`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from datetime import timedelta
 
 from shared.jobs.executor import ProcessExecutor
+from shared.jobs.leases import LEASE
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import get_settings
@@ -14,9 +17,10 @@ from shared.settings import get_settings
 async def serve() -> None:
     """Run jobs until killed."""
     store = JobStore.open(get_settings())
-    environment = {"LETHE_HOME": str(get_settings().home), "PYTHONPATH": os.environ["PYTHONPATH"]}
-    executor = ProcessExecutor(worker_module="tests.shared.jobs.fake_worker", slots=1, environment=environment)
-    async with JobRunner(store=store, executor=executor, kinds=["quick", "steps"]).serving():
+    environment = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    executor = ProcessExecutor(worker_module="tests.shared.jobs.fake_worker", slots=get_settings().job_slots, environment=environment)
+    lease = timedelta(seconds=float(sys.argv[1])) if len(sys.argv) > 1 else LEASE
+    async with JobRunner(store=store, executor=executor, kinds=["quick", "steps", "alone"], lease=lease).serving():
         await asyncio.Event().wait()
 
 

@@ -36,6 +36,24 @@ def steps(context: JobContext) -> dict[str, Any]:
     return {"steps": total}
 
 
+def alone(context: JobContext) -> dict[str, Any]:
+    """Work for a moment, with a mark that only one process can hold; meeting the mark of a living one is a defect."""
+    mark, mine = _folder(context) / "running", _folder(context) / f"running-{context.attempt}"
+    mine.write_text(str(os.getpid()))
+    try:
+        mark.hardlink_to(mine)
+    except FileExistsError:
+        if _is_alive(int(mark.read_text())):
+            raise
+        mine.replace(mark)
+    _note_run(context)
+    for _ in range(10):
+        context.check_cancelled()
+        time.sleep(0.05)
+    mark.unlink()
+    return {"attempt": context.attempt}
+
+
 def stubborn(context: JobContext) -> dict[str, Any]:
     """Never look at the flag, ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -75,6 +93,14 @@ def not_a_number(context: JobContext) -> dict[str, Any]:
     return {"loss": math.nan}
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except FileNotFoundError:
+        return False
+
+
 def _folder(context: JobContext) -> Path:
     """Where this job leaves its marks."""
     folder = context.settings.home / "marks" / context.id
@@ -91,5 +117,5 @@ def _note_run(context: JobContext) -> None:
 
 
 if __name__ == "__main__":
-    handlers = {handler.__name__: handler for handler in (quick, steps, stubborn, with_grandchild, dies, refused, defect, not_a_number)}
-    sys.exit(run_worker("fake", handlers))
+    known = (quick, steps, alone, stubborn, with_grandchild, dies, refused, defect, not_a_number)
+    sys.exit(run_worker("fake", {handler.__name__: handler for handler in known}))

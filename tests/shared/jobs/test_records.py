@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import update
 
 from shared.errors import AlreadyExistsError, NotFoundError, SaturatedError, UnavailableError
@@ -17,8 +20,19 @@ from shared.jobs.leases import new_owner
 from shared.jobs.records import EVENTS_KEPT, Job, JobStore
 from shared.jobs.tables import IDEMPOTENCY
 from shared.settings import Settings
+from shared.telemetry import get_logger
+from tests.servers.processes import free_port
 
 KINDS = ["quick"]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.server)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """What holds of job records holds in every database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'lethe.db'}"
+    url: str = request.getfixturevalue("postgres_server").new_database()
+    return url
 
 
 def queue(store: JobStore, *job_ids: str, kind: str = "quick") -> None:
@@ -54,6 +68,8 @@ def test_same_id_again_is_refused(store: JobStore) -> None:
 def test_unknown_job_is_named(store: JobStore) -> None:
     with pytest.raises(NotFoundError, match="job_9"):
         store.get("job_9")
+    with pytest.raises(NotFoundError):
+        store.get("job_\0")
 
 
 def test_full_queue_refuses_at_once(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,12 +89,12 @@ def test_claim_takes_the_oldest_of_its_kinds_once(store: JobStore) -> None:
     assert store.claim(kinds=KINDS, owner="me") is None
 
 
-def test_many_claimers_never_get_one_job_twice(tmp_path: Path, store: JobStore) -> None:
+def test_many_claimers_never_get_one_job_twice(database_url: str, store: JobStore) -> None:
     queue(store, *(f"job_{number:02}" for number in range(20)))
     taken: list[str] = []
 
     def claim_all() -> None:
-        own = JobStore(f"sqlite:///{tmp_path / 'lethe.db'}")
+        own = JobStore(database_url)
         while (job := own.claim(kinds=KINDS, owner="someone")) is not None:
             taken.append(job.id)
         own.close()
@@ -161,6 +177,24 @@ def test_lease_renewed_in_between_is_not_taken_back(store: JobStore) -> None:
     assert seen is not None
     store.heartbeat(owner="me", job_ids=["job_1"])
     assert store.release(job_id="job_1", attempt=1, lost=True, lease_expires=seen.lease_expires) is None
+
+
+def test_lease_renewed_while_it_is_taken_back_stays_with_its_owner(store: JobStore, database_url: str) -> None:
+    """Of a sweep and a heartbeat at the same moment one waits for the other: a job is renewed or taken back, never both."""
+    other = JobStore(database_url)
+    for number in range(20):
+        job_id = f"job_{number}"
+        queue(store, job_id)
+        seen = store.claim(kinds=KINDS, owner="me", lease=timedelta(seconds=-1))
+        assert seen is not None
+        renewed: list[Job] = []
+        beat = threading.Thread(target=lambda job_id=job_id, renewed=renewed: renewed.extend(store.heartbeat(owner="me", job_ids=[job_id])))
+        beat.start()
+        taken = other.release(job_id=job_id, attempt=1, lost=True, lease_expires=seen.lease_expires)
+        beat.join()
+        assert (taken is None) == bool(renewed)
+        other.request_cancel(job_id)
+    other.close()
 
 
 def test_third_loss_fails_the_job_with_a_problem(store: JobStore) -> None:
@@ -286,8 +320,8 @@ def test_key_past_its_time_is_forgotten(store: JobStore) -> None:
     assert once(store, "job_2") == {"id": "job_2", "state": "queued"}
 
 
-def test_records_survive_a_restart(tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path)
+def test_records_survive_a_restart(database_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url=SecretStr(database_url))
     first = JobStore.open(settings)
     queue(first, "job_1")
     first.close()
@@ -301,6 +335,16 @@ def test_database_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     store = JobStore(f"sqlite:///{tmp_path / 'lethe.db'}")
     with pytest.raises(UnavailableError):
         store.ping()
+    store.close()
+
+
+def test_server_that_is_away_is_unavailable_and_its_password_stays_out_of_the_log(logged: Callable[[], str]) -> None:
+    store = JobStore(f"postgresql://lethe:open-sesame@127.0.0.1:{free_port()}/lethe")
+    with pytest.raises(UnavailableError) as caught:
+        store.ping()
+    get_logger("test").warning("away", exc_info=caught.value)
+    assert "sqlalchemy.exc.OperationalError" in logged()
+    assert "open-sesame" not in logged() + "".join(format_exception(caught.value))
     store.close()
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from shared.errors import UnavailableError
 from shared.jobs import runner as runner_module
-from shared.jobs.executor import ProcessExecutor
+from shared.jobs.executor import Capacity, ProcessExecutor
 from shared.jobs.records import Job, JobStore
 from shared.jobs.runner import JobRunner
 
@@ -217,3 +217,58 @@ async def test_database_that_is_away_shows_in_readiness_and_comes_back(
         await until(lambda: runner.not_ready() == [])
         store.create(job_id="job_1", kind="quick", spec={})
         await until(settled(store, "job_1"))
+
+
+class FaultyExecutor(ProcessExecutor):
+    """Away or broken for as long as a test says so."""
+
+    trouble: Exception | None = None
+    broken: Exception | None = None
+
+    def capacity(self) -> Capacity:
+        if self.trouble is not None:
+            raise self.trouble
+        return super().capacity()
+
+    def submit(self, job_id: str) -> int:
+        if self.broken is not None:
+            raise self.broken
+        return super().submit(job_id)
+
+
+async def test_executor_that_is_away_shows_in_readiness_and_leaves_jobs_in_the_queue(
+    store: JobStore, child_environment: dict[str, str]
+) -> None:
+    executor = FaultyExecutor(worker_module="tests.shared.jobs.fake_worker", slots=1, environment=child_environment)
+    executor.trouble = UnavailableError("away")
+    store.create(job_id="job_1", kind="quick", spec={})
+    async with make_runner(store, executor).serving() as runner:
+        await until(runner.not_ready)
+        assert runner.not_ready() == ["what runs the jobs does not answer"]
+        assert (store.get("job_1").state, store.get("job_1").attempt) == ("queued", 0)
+        executor.trouble = None
+        await until(settled(store, "job_1"))
+        assert runner.not_ready() == []
+
+
+async def test_job_that_could_not_be_started_goes_back_without_a_loss(store: JobStore, child_environment: dict[str, str]) -> None:
+    executor = FaultyExecutor(worker_module="tests.shared.jobs.fake_worker", slots=1, environment=child_environment)
+    executor.broken = OSError("no process can be made")
+    store.create(job_id="job_1", kind="quick", spec={})
+    async with make_runner(store, executor).serving() as runner:
+        await until(lambda: store.get("job_1").attempt > 0)
+        await until(runner.not_ready)
+        assert (store.get("job_1").state, store.get("job_1").losses) == ("queued", 0)
+        executor.broken = None
+        await until(settled(store, "job_1"))
+    assert store.get("job_1").state == "succeeded"
+
+
+def test_after_a_failed_round_leases_are_renewed_before_jobs_are_taken_back(store: JobStore, executors: Executors) -> None:
+    runner = make_runner(store, executors(1))
+    every = timedelta(seconds=10)
+    assert (runner._is_due("lease", every), runner._is_due("sweep", every)) == (True, True)
+    assert (runner._is_due("lease", every), runner._is_due("sweep", every)) == (False, False)
+    runner._due["sweep"] = datetime.now(tz=UTC)
+    runner._let_leases_be_renewed()
+    assert (runner._is_due("lease", every), runner._is_due("sweep", every)) == (True, False)

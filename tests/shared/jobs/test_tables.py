@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from traceback import format_exception
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import insert, inspect, select, text
@@ -12,6 +14,9 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from shared.jobs.tables import EVENTS, SCHEMA_VERSION, UtcMicroseconds, open_engine, prepare_tables, writing
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PostgresServer
 
 
 def test_prepare_makes_all_tables_and_running_it_again_changes_nothing(tmp_path: Path) -> None:
@@ -55,6 +60,47 @@ def test_sqlite_keeps_a_write_ahead_log_foreign_keys_and_patience(tmp_path: Path
         connection.execute(insert(EVENTS).values(job_id="nobody", sequence=1, name="state", data={}))
     assert isinstance(engine.pool, QueuePool)
     engine.dispose()
+
+
+@pytest.mark.server
+def test_postgres_prepared_by_many_at_once_is_patient_but_not_forever(postgres_server: PostgresServer) -> None:
+    url = postgres_server.new_database()
+    engines = [open_engine(url) for _ in range(4)]
+    threads = [threading.Thread(target=prepare_tables, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with engines[0].begin() as connection:
+        assert connection.scalars(select(SCHEMA_VERSION.c.version)).all() == [1]
+        assert connection.scalar(text("SHOW lock_timeout")) == "15s"
+        assert connection.scalar(text("SHOW application_name")) == "lethe"
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:open-sesame@h/d", "postgresql://u:open-sesame@h/d", "postgresql+psycopg://u:open-sesame@h/d"]
+)
+def test_every_spelling_of_postgresql_is_spoken_with_psycopg(url: str) -> None:
+    engine = open_engine(url)
+    assert engine.url.drivername == "postgresql+psycopg"
+    assert "open-sesame" not in repr(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://u:open-sesame@h/d", "names 'mysql'"),
+        ("postgresql//u:open-sesame@h/d", "cannot be read"),
+        ("postgresql://u:open-sesame@h:port/d", "cannot be read"),
+    ],
+)
+def test_url_that_cannot_be_used_is_refused_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"LETHE_DATABASE_URL {message}") as caught:
+        open_engine(url)
+    assert "open-sesame" not in "".join(format_exception(caught.value))
 
 
 def test_statement_errors_hide_their_values(tmp_path: Path) -> None:
