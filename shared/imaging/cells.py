@@ -35,6 +35,10 @@ class Cells:
         """Take note of what the row breaks."""
         self._faults.append(rule)
 
+    def take_faults(self, other: Cells) -> None:
+        """Take over what is wrong with a part of the row."""
+        self._faults += other._faults
+
     def check(self) -> None:
         """Raise for all faults; without any, do nothing."""
         if self._faults:

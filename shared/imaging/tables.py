@@ -79,6 +79,11 @@ def fingerprint_of(tables: Iterable[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()
 
 
+def key_digest(key: str) -> int:
+    """The 8 bytes that stand for a key where rows are looked up."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=_KEY_BYTES).digest(), "big")
+
+
 class RowIndex:
     """Finds the rows of a table by key; holds 16 bytes a row in memory, and reads a row when it is asked for."""
 
@@ -91,7 +96,7 @@ class RowIndex:
         keys, offsets = array("Q"), array("Q")
         with open_table(table) as file:
             for _, offset, row in _located_rows(file, table.name, needed, problems):
-                keys.append(_digest(key_of(row)))
+                keys.append(key_digest(key_of(row)))
                 offsets.append(offset)
             file.seek(0)
             self._columns = _header(csv.reader(Lines(file), strict=True), table.name, needed)
@@ -106,7 +111,7 @@ class RowIndex:
             yield lambda key: self._find(file, key)
 
     def _find(self, file: IO[bytes], key: str) -> dict[str, str] | None:
-        wanted = np.uint64(_digest(key))
+        wanted = np.uint64(key_digest(key))
         first, last = (int(np.searchsorted(self._keys, wanted, side=side)) for side in ("left", "right"))
         for i in range(last - 1, first - 1, -1):
             file.seek(int(self._offsets[i]))
@@ -148,7 +153,3 @@ def _header(reader: Iterator[list[str]], name: str, needed: Sequence[str]) -> li
     if missing:
         raise DatasetError(f"{name} lacks the columns: {', '.join(missing)}", field="source")
     return columns
-
-
-def _digest(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=_KEY_BYTES).digest(), "big")
