@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
-from services.trainer.schemas import Alias, DatasetRequest, Record, RecordsQuery, TrainingRequest
-from services.trainer.source_opening import source_folder
+from services.trainer.schemas import Alias, DatasetRequest, ImportRequest, Record, RecordsQuery, TrainingRequest
+from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
 from shared.catalog import ModelManifest, new_id
 from shared.http.immutable import immutable_response
@@ -92,6 +92,17 @@ def model_routes() -> APIRouter:
         found, last = state.catalog.list("model", query.page_size, before)
         return Page(items=list(found), next_page_token=None if last is None else tokens.sign(scope="models", cursor=last))
 
+    @router.post(
+        "/v1/models/import", status_code=202, summary="Import a diffusers folder", response_model=Operation, openapi_extra=IDEMPOTENT
+    )
+    async def import_model(body: ImportRequest, request: Request, state: State) -> JSONResponse:
+        """Start an import; its result names the model, the Location its operation."""
+        await asyncio.to_thread(folder_of, body.uri, "uri", state.settings)
+        spec = body.model_dump(mode="json")
+        return await accept_job(request, state, noun="model-imports", kind="import", job_id=new_id("job"), spec=spec, body=body)
+
+    operation_routes(router, noun="model-imports", kind="import", state_type=TrainerState, extend=_import_fields)
+
     @router.get("/v1/models/{id}", summary="Read a model's manifest, by id or alias", response_model=ModelManifest)
     def get_model(id: ModelId, request: Request, state: State) -> Response:  # noqa: A002
         """Files with digests, lineage, metrics and status."""
@@ -120,6 +131,10 @@ def _dataset_without_job(state: TrainerState, dataset_id: str) -> dict[str, Any]
 
 def _training_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
     return {"name": job.spec["name"], "dataset": job.spec["dataset"], "spec": job.spec}
+
+
+def _import_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
+    return {"name": job.spec["name"], "spec": job.spec}
 
 
 def _require_inputs(body: TrainingRequest, state: TrainerState) -> None:

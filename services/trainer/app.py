@@ -21,7 +21,7 @@ from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings
 from shared.telemetry import configure_logging
 
-JOB_KINDS: Final = ("dataset", "training")
+JOB_KINDS: Final = ("dataset", "training", "import")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from services.trainer.dataset_spec import DatasetSpec
+from services.trainer.import_spec import ImportSpec
 from services.trainer.training_spec import TrainingSpec
 from shared.http.bodies import StrictBody
 from shared.http.paging import PageQuery
@@ -21,6 +22,10 @@ class DatasetRequest(StrictBody, DatasetSpec):
 
 class TrainingRequest(StrictBody, TrainingSpec):
     """A model to train."""
+
+
+class ImportRequest(StrictBody, ImportSpec):
+    """A diffusers folder to import."""
 
 
 class RecordsQuery(PageQuery):

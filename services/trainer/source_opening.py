@@ -37,10 +37,11 @@ def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
     if spec.source.uri is None:
         size = PHANTOM_OVERSIZE * spec.image_size
         return settings.home.resolve() / "phantom" / f"{spec.source.patients}-patients-{size}-pixels-seed-{spec.seed}"
-    return _folder_of(spec.source.uri, "source.uri", settings)
+    return folder_of(spec.source.uri, "source.uri", settings)
 
 
-def _folder_of(uri: str, field: str, settings: Settings) -> Path:
+def folder_of(uri: str, field: str, settings: Settings) -> Path:
+    """The folder of a file:// URI, symlinks followed; ForbiddenError, which names `field`, when it lies outside the import roots."""
     parts = urlsplit(uri)
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:

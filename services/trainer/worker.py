@@ -1,4 +1,4 @@
-"""The trainer's child process: `python -m services.trainer.worker JOB_ID` registers one data set or trains one model."""
+"""The trainer's child process: `python -m services.trainer.worker JOB_ID` registers a data set, trains or imports a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,14 @@ def run_training(context: JobContext) -> dict[str, Any]:
     return train(context)
 
 
-HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training}
+def run_import(context: JobContext) -> dict[str, Any]:
+    """Import a model; loads the tensor libraries too."""
+    from services.trainer.model_import import run_import as import_folder
+
+    return import_folder(context)
+
+
+HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training, "import": run_import}
 
 if __name__ == "__main__":
     sys.exit(run_worker("trainer", HANDLERS))

@@ -63,9 +63,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object of the folder; ModelFolderError when it is missing, too large or something else."""
     path = folder / name
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
+        if path.is_file() and path.stat().st_size > MAX_JSON_BYTES:
             raise ModelFolderError(f"{name} is larger than {MAX_JSON_BYTES} bytes")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFolderError(f"{name} is missing or unreadable; a diffusers folder is needed") from error
     if not isinstance(content, dict):
