@@ -21,7 +21,19 @@ _LOG = get_logger(__name__)
 
 
 class JobInterruptedError(LetheError):
-    """The process was told to stop, or another one holds the job now; the job itself goes on later."""
+    """The process was told to stop; the job itself goes on later."""
+
+
+class JobTakenOverError(JobInterruptedError):
+    """Another attempt holds the job now: nothing more may be written for it here."""
+
+
+class JobLostError(LetheError):
+    """Something that the attempt depended on died; the job is tried again, and the loss is counted."""
+
+
+class JobSettledError(LetheError):
+    """Another process of the same attempt has settled the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,8 @@ class JobContext:
         self._pending: _Report | None = None
         self._cancelled = threading.Event()
         self._interrupted = threading.Event()
+        self._taken_over = threading.Event()
+        self._safe = threading.Event()
         self._finished = threading.Event()
 
     def report(self, step: int, total: int, message: str = "", **values: SupportsFloat | str) -> None:
@@ -63,12 +77,22 @@ class JobContext:
         """Raise JobCancelledError once a caller cancelled the job, JobInterruptedError once this process is to stop."""
         if self._cancelled.is_set():
             raise JobCancelledError("The job was cancelled.")
+        if self._taken_over.is_set():
+            raise JobTakenOverError("Another attempt holds the job now.")
         if self._interrupted.is_set():
             raise JobInterruptedError("The job's process was told to stop; the job goes on later.")
 
     def interrupt(self) -> None:
         """Make the next `check_cancelled` stop this attempt; the job stays queued for another one."""
         self._interrupted.set()
+
+    def note_safe(self) -> None:
+        """Say that what was done so far is safe (a checkpoint): the losses of processes before it count no more."""
+        self._safe.set()
+
+    def is_settled(self) -> bool:
+        """Whether the record says that this attempt is over, asked now."""
+        return self._read() is None
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:
@@ -91,9 +115,13 @@ class JobContext:
         """Write what is pending and look at the cancel flag; a database that is away is asked again next time."""
         with self._lock:
             pending, self._pending = self._pending, None
-        if pending is None and not always:
+        safe = self._safe.is_set()
+        if pending is None and not safe and not always:
             return
         try:
+            if safe:
+                self._store.forget_losses(job_id=self.id, attempt=self.attempt)
+                self._safe.clear()
             job = self._write(pending) if pending is not None else self._read()
         except UnavailableError as error:
             _LOG.warning("job progress not written", exc_info=error)
@@ -105,7 +133,7 @@ class JobContext:
             _LOG.exception("job progress dropped")
             return
         if job is None:
-            self._interrupted.set()
+            self._taken_over.set()
         elif job.cancel_requested:
             self._cancelled.set()
 

@@ -25,7 +25,7 @@ EventName = Literal["state", "progress", "end"]
 
 # Rejecting early keeps the wait of those already queued bearable.
 MAX_QUEUED = 1000
-# A job that killed its process this often is not tried again.
+# A job that lost its process this often, without progress that was kept in between, is not tried again.
 MAX_LOSSES = 3
 # Enough to resume a stream after a coffee break; older progress has no reader.
 EVENTS_KEPT = 256
@@ -268,6 +268,11 @@ class JobStore:
                 message=message,
                 reported=reported,
             )
+
+    def forget_losses(self, *, job_id: str, attempt: int) -> None:
+        """Begin the retry budget anew: this attempt has made progress that the next one goes on from."""
+        with self._writing() as connection:
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id, *_held(attempt)).values(losses=0))
 
     def succeed(self, *, job_id: str, attempt: int, result: dict[str, Any]) -> bool:
         """Settle a job with its result; False when this attempt no longer holds it."""

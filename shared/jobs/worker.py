@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from shared.errors import JobCancelledError, LetheError, UnavailableError
-from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.context import JobContext, JobInterruptedError, JobLostError, JobSettledError
 from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.failures import failure_of
 from shared.jobs.records import Job, JobStore
@@ -25,6 +25,8 @@ AnswerT = TypeVar("AnswerT")
 
 EXIT_SETTLED = 0
 EXIT_USAGE = 64
+# What the attempt depended on died (EX_SOFTWARE of sysexits.h); the runner counts a loss, as if the worker had died itself.
+EXIT_LOST = 70
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # A database that restarts is back in seconds, one that fails over in a minute or two; a day of training is worth waiting for it.
 _DATABASE_PATIENCE_SECONDS = 600.0
@@ -44,7 +46,7 @@ def run_worker(service: str, handlers: Handlers, arguments: Sequence[str] | None
     settings = get_settings()
     store = JobStore(settings.sql_url)
     try:
-        return _run_job(_patiently(lambda: store.get(given[0])), store=store, settings=settings, handlers=handlers)
+        return run_attempt(given[0], store=store, settings=settings, handlers=handlers)
     finally:
         store.close()
 
@@ -58,8 +60,9 @@ def die_with_parent() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def _run_job(job: Job, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
-    """Run one attempt at a claimed job."""
+def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
+    """Run one attempt at a claimed job and settle its record; answers the exit code that tells the runner what happened."""
+    job = _patiently(lambda: store.get(job_id))
     bind_context(job_id=job.id, trace_id=job.trace_id or "")
     if job.state != "running" or job.kind not in handlers:
         _LOG.error("job cannot be run here", state=job.state, kind=job.kind)
@@ -74,6 +77,11 @@ def _run_job(job: Job, *, store: JobStore, settings: Settings, handlers: Handler
     except JobInterruptedError:
         _LOG.info("job interrupted")
         return EXIT_INTERRUPTED
+    except JobSettledError:
+        return EXIT_SETTLED
+    except JobLostError as error:
+        _LOG.warning("job lost", exc_info=error)
+        return EXIT_LOST
     except JobCancelledError:
         settled = _patiently(lambda: store.cancelled(job_id=job.id, attempt=job.attempt))
     except LetheError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import DatasetError
-from shared.jobs.context import JobContext
+from shared.jobs.context import JobContext, JobLostError, JobSettledError
 from shared.jobs.worker import run_worker
 
 CANARY = "canary-prompt-51c9"
@@ -81,6 +81,17 @@ def refused(_context: JobContext) -> dict[str, Any]:
     raise DatasetError("train.csv, row 3: the column Sex is missing.", field="source.csv")
 
 
+def lost(_context: JobContext) -> dict[str, Any]:
+    """Lose what the work ran on."""
+    raise JobLostError("A rank died.")
+
+
+def settled_elsewhere(context: JobContext) -> dict[str, Any]:
+    """Let another process of the attempt settle the job."""
+    context._store.succeed(job_id=context.id, attempt=context.attempt, result={"by": "another"})
+    raise JobSettledError
+
+
 def defect(context: JobContext) -> dict[str, Any]:
     """Fail in a way nobody foresaw, with a prompt in the message."""
     context.report(1, 2, "about to fail")
@@ -117,5 +128,5 @@ def _note_run(context: JobContext) -> None:
 
 
 if __name__ == "__main__":
-    known = (quick, steps, alone, stubborn, with_grandchild, dies, refused, defect, not_a_number)
+    known = (quick, steps, alone, stubborn, with_grandchild, dies, refused, lost, settled_elsewhere, defect, not_a_number)
     sys.exit(run_worker("fake", {handler.__name__: handler for handler in known}))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shared.errors import JobCancelledError, UnavailableError
-from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.context import JobContext, JobInterruptedError, JobTakenOverError
 from shared.jobs.records import JobStore
 from shared.settings import Settings
 
@@ -76,8 +76,35 @@ def test_job_that_was_taken_over_interrupts_the_old_attempt(context: JobContext,
     with context.exchanging():
         store.release(job_id="job_1", attempt=1, lost=True)
         store.claim(kinds=["quick"], owner="other")
-        eventually(context._interrupted.is_set, 3)
+        eventually(context._taken_over.is_set, 3)
+        with pytest.raises(JobTakenOverError):
+            context.check_cancelled()
     assert store.get("job_1").attempt == 2
+    assert context.is_settled()
+
+
+def test_progress_that_is_safe_begins_the_retry_budget_anew(store: JobStore, eventually: Callable[..., None]) -> None:
+    store.create(job_id="job_1", kind="quick", spec={})
+    for _ in range(2):
+        job = store.claim(kinds=["quick"], owner="test")
+        assert job is not None
+        store.release(job_id="job_1", attempt=job.attempt, lost=True)
+    job = store.claim(kinds=["quick"], owner="test")
+    assert job is not None
+    assert job.losses == 2
+    context = JobContext(job=job, store=store, settings=Settings())
+    with context.exchanging():
+        assert not context.is_settled()
+        context.note_safe()
+        eventually(lambda: store.get("job_1").losses == 0, 3)
+
+
+def test_progress_that_became_safe_last_is_told_on_leaving(context: JobContext, store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(store, "forget_losses", lambda **words: told.append(words["attempt"]))
+    with context.exchanging():
+        context.note_safe()
+    assert told == [1]
 
 
 def test_database_that_is_away_for_a_moment_loses_no_report(

@@ -212,6 +212,18 @@ def test_third_loss_fails_the_job_with_a_problem(store: JobStore) -> None:
     assert event_names(store, "job_1")[-1] == "end"
 
 
+def test_losses_before_progress_that_was_kept_are_forgotten(store: JobStore) -> None:
+    queue(store, "job_1")
+    for _ in range(2):
+        store.release(job_id="job_1", attempt=claimed(store).attempt, lost=True)
+    job = claimed(store)
+    store.forget_losses(job_id="job_1", attempt=job.attempt - 1)  # an attempt that no longer holds the job
+    assert store.get("job_1").losses == 2
+    store.forget_losses(job_id="job_1", attempt=job.attempt)
+    store.release(job_id="job_1", attempt=job.attempt, lost=True)
+    assert (store.get("job_1").state, store.get("job_1").losses) == ("queued", 1)
+
+
 def test_interruptions_are_no_losses(store: JobStore) -> None:
     queue(store, "job_1")
     for attempt in range(1, 6):

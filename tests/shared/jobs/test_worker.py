@@ -16,7 +16,7 @@ from shared.errors import UnavailableError
 from shared.jobs import worker as worker_module
 from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.records import JobStore
-from shared.jobs.worker import EXIT_USAGE
+from shared.jobs.worker import EXIT_LOST, EXIT_USAGE
 from tests.shared.jobs.fake_worker import CANARY
 
 Environment = dict[str, str]
@@ -94,6 +94,16 @@ def test_sigterm_interrupts_and_leaves_the_record_to_the_parent(store: JobStore,
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == EXIT_INTERRUPTED
     assert store.get("job_1").state == "running"
+
+
+def test_lost_job_leaves_the_record_to_the_parent_and_counts_as_a_loss(store: JobStore, spawn: Spawn) -> None:
+    assert finish(spawn("lost"))[0] == EXIT_LOST
+    assert store.get("job_1").state == "running"
+
+
+def test_job_that_another_process_settled_stays_so(store: JobStore, spawn: Spawn) -> None:
+    assert finish(spawn("settled_elsewhere"))[0] == 0
+    assert store.get("job_1").result == {"by": "another"}
 
 
 def test_job_that_is_not_claimed_is_not_run(store: JobStore, spawn: Spawn) -> None:
