@@ -129,6 +129,10 @@ class Model:
                 raise InvalidRequestError(message, field=f"prompts.{index}")
         return torch.tensor(padded, device=self.device)
 
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """How long each prompt is in tokens, begin and end marker included, whatever the window."""
+        return [len(ids) for ids in self.tokenizer(list(prompts), truncation=False)["input_ids"]]
+
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts as conditioning."""
         token_ids = self.tokenize(prompts)
