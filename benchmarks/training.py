@@ -15,8 +15,7 @@ from torch import Tensor
 
 from benchmarks.material import phantom_films, random_model
 from benchmarks.results import keep, shown, spread, tell
-from services.trainer.denoising_loss import DenoisingLoss, Recipe, all_parameters
-from services.trainer.training import EMA_DECAY
+from services.trainer.denoising_loss import EMA_DECAY, DenoisingLoss, Recipe, all_parameters
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, optimise

@@ -31,7 +31,7 @@ def train_text_encoder(model: Model, prompts: Sequence[str], seed: int, on_step:
     if not items:
         return
     targets_BK = torch.tensor([[float(item in row) for item in items] for row in asked]).to(model.device)
-    tokens_BL = model.tokenize(prompts)
+    tokens_BL = model.tokenize(prompts, truncate=True)
     ended_BL = (tokens_BL == model.tokenizer.eos_token_id).cumsum(1) > 0
     head = nn.Linear(int(model.text_encoder.config.hidden_size), len(items)).to(model.device)
     order = np.random.default_rng([seed, 4])

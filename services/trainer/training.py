@@ -21,7 +21,6 @@ AUTOENCODER_STEPS: Final = 400
 AUTOENCODER_RATE: Final = 4e-3
 AUTOENCODER_BATCH: Final = 16
 KL_WEIGHT: Final = 1e-6  # as for Stable Diffusion's autoencoder: keeps latents bounded, hardly blurs
-EMA_DECAY: Final = 0.995
 
 
 Progress = Callable[[int, int, str, Tensor], None]
@@ -53,7 +52,7 @@ def train_autoencoder(model: Model, films: TrainingSet, seed: int, on_step: Prog
 def train_denoiser(model: Model, films: TrainingSet, recipe: Recipe, on_step: Progress) -> None:
     """Fit noise prediction on cached latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022)."""
     step_loss = DenoisingLoss(model, films, recipe)
-    modules = recipe.parameters(model)
-    plan = Optimisation(recipe.steps, recipe.learning_rate, ema_decay=EMA_DECAY)
+    modules = recipe.modules(model)
+    plan = recipe.optimisation
     optimise(modules, step_loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value))
     model.weights_changed()

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from services.trainer import text_pretraining, training
 from services.trainer.architectures import build_tiny
+from services.trainer.control_films import refuse_controls
 from services.trainer.denoising_loss import Recipe
+from services.trainer.prompt_window import count_long_prompts
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
 from services.trainer.training_set import TrainingSet
@@ -94,6 +96,8 @@ def _finite(loss: Tensor) -> float:
 def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobContext) -> ModelManifest:
     dataset = catalog.get("dataset", spec.dataset)
     base = catalog.get("model", spec.base) if spec.base is not None else None
+    if base is not None:
+        refuse_controls(dataset, base, catalog)
     first_steps = 0 if base is not None else training.AUTOENCODER_STEPS + text_pretraining.STEPS
     progress = Progress(context, total=first_steps + spec.steps)
     context.report(0, progress.total, "reading the films")
@@ -105,14 +109,16 @@ def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobCont
     if base is not None:
         model = Model.load(catalog.fetch(base), key=base.digest, device=available_device())
         _require_size(model, dataset)
+        metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=spec.truncate_prompts)
     else:
         model = replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
+        metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=spec.truncate_prompts)
         train_autoencoder(model, films, spec.seed, progress)
         metrics["autoencoder_loss"] = progress.end_phase(training.AUTOENCODER_STEPS)
         train_text_encoder(model, films.prompts, spec.seed, progress)
         metrics["text_encoder_loss"] = progress.end_phase(text_pretraining.STEPS)
     denoiser_started = time.monotonic()
-    train_denoiser(model, films, _recipe(spec), progress)
+    train_denoiser(model, films, Recipe.of(spec), progress)
     ended = time.monotonic()
     metrics |= {
         "loss": progress.end_phase(spec.steps),
@@ -144,16 +150,6 @@ def _require_size(model: Model, dataset: DatasetManifest) -> None:
             f"The base draws images of {model.image_size} pixels, the data set has films of {dataset.image_size}; register it in that size."
         )
         raise InvalidRequestError(message, field="base")
-
-
-def _recipe(spec: TrainingSpec) -> Recipe:
-    return Recipe(
-        steps=spec.steps,
-        batch_size=spec.batch_size,
-        learning_rate=spec.learning_rate,
-        prompt_dropout=spec.prompt_dropout,
-        seed=spec.seed,
-    )
 
 
 def _commit(
