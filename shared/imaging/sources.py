@@ -11,6 +11,7 @@ from shared.errors import DatasetError
 
 RowT = TypeVar("RowT")
 
+MAX_SOURCE_PIXELS: Final = 64_000_000  # a full-size film has some ten to twenty million
 PROBLEMS_TOLD: Final = 20  # of thousands of malformed rows, the first show what is wrong with all
 
 View = Literal["frontal", "lateral", "AP", "PA", "other"]
@@ -33,6 +34,7 @@ class SourceFilm:
     impression: str | None = None
     report: str | None = None
     text: str | None = None
+    burned_in: bool = False  # whether the source itself says that something is written in the picture
 
     @property
     def place(self) -> str:
