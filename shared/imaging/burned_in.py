@@ -1,8 +1,8 @@
 """Whether a picture has writing in it: rows of small strokes that stand out sharply, brighter or darker than what lies around them.
 
 A heuristic. It finds printed lines of four characters and more; it does not read them, and it does not find handwriting or a lone
-side marker. Of 250 phantom films it suspects none, at 128 and at 256 pixels; of 60 with a name and a date printed in a corner it finds 59
-and more, in letters of 10 pixels and larger; smaller ones it misses more often. Below 128 pixels a line is a smudge, and nothing is looked for.
+side marker. Of 250 phantom films it suspects none, at 128 and at 256 pixels; of 60 with a name and a date printed in a corner it finds
+59 and more, in letters of 10 pixels and larger; smaller ones it misses more often. Below 128 pixels nothing is looked for.
 
 Shape suffixes: H height, W width.
 """
