@@ -37,7 +37,7 @@ def mitigation_routes() -> APIRouter:
         """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that.
 
         Requests are worked one after the other; a caller that goes away stops its own. Cost in forward passes: 2·steps an image
-        for the plain one and for each plan tried (one with a named strategy, at most four with auto), besides the strategies' own.
+        for the plain one and for each plan tried (one with a named strategy, at most five with auto), besides the strategies' own.
         """
         released = await while_connected(request, state.release(body))
         answer = await asyncio.to_thread(_answer, released)
@@ -73,6 +73,6 @@ def _auto() -> StrategyReply:
         name=AUTO,
         summary="Tries compositions of the strategies, least change first, until each image is safe and shows what was asked.",
         parameters={"type": "object", "properties": {}, "additionalProperties": False},
-        cost="the tried strategies' own, and 2 forwards a step for each image and composition tried; at most 5",
+        cost="the tried strategies' own, and 2 forwards a step for each image and composition tried; at most 6",
         paper="Lethe",
     )

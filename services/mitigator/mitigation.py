@@ -126,12 +126,12 @@ class _Candidate:
 
 
 def automatic_ladder() -> Ladder:
-    """Least change first: the prompt as it is, fewer words of it, only what is to be seen, then later guidance or another embedding."""
+    """Least change first: the prompt as it is, fewer words of it, only what is to be seen, then later guidance, another embedding, both."""
     fewer: Strategy = PromptGeneralisation()
     barest: Strategy = PromptGeneralisation(GeneralisationParameters(everything=True))
     dynamic: Strategy = GuidanceTiming(TimingParameters(variant="dynamic"))
     embedding: Strategy = EmbeddingOptimisation()
-    return ((), (fewer,), (barest,), (barest, dynamic), (barest, embedding))
+    return ((), (fewer,), (barest,), (barest, dynamic), (barest, embedding), (barest, embedding, dynamic))
 
 
 def mitigate(

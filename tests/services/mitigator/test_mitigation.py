@@ -201,4 +201,5 @@ def test_automatic_ladder_begins_with_the_prompt_as_it_is_and_generalises_first(
     assert ladder[0] == ()
     assert all(composition[0] == "prompt_generalisation" for composition in ladder[1:])
     barest = {composition[0] for composition in automatic_ladder()[2:]}
+    assert ladder[-1] == ("prompt_generalisation", "embedding_optimisation", "guidance_timing")
     assert len(barest) == 1  # one object: its plan is made once
