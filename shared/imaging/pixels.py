@@ -1,4 +1,4 @@
-"""Decodes the pictures of films into grey squares, many at a time.
+"""Decodes the pictures of films into grey squares, many at a time; 16 bits keep their depth until they are scaled to 8.
 
 Pictures become square: scaled so that the short side fits, then cropped at the centre. Bars would be learnt by a model, and
 stretching would change the heart's width; what the crop takes from a radiograph's long side is mostly arms and collimation.
@@ -6,53 +6,97 @@ stretching would change the heart's width; what the crop takes from a radiograph
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from shared.errors import DatasetError
+from shared.imaging.dicom import MAGIC, MAGIC_OFFSET
+from shared.imaging.dicom_pixels import DICOM_ERRORS, read_brightness, stretch
 from shared.imaging.png import DECODE_ERRORS, grey_pixels
-from shared.imaging.sources import SourceFilm
+from shared.imaging.sources import MAX_SOURCE_PIXELS, RowProblems, SourceFilm
 
-MAX_SOURCE_PIXELS: Final = 64_000_000  # a full-size CheXpert film has about 10 million
 DECODING_THREADS: Final = 4
+WAITING_PER_THREAD: Final = 4  # pictures that are decoded ahead of the one that is taken
 _FORMATS: Final = ("JPEG", "PNG")
+_WHITE: Final = 255
 
 
 def read_pictures(films: Iterable[SourceFilm], image_size: int) -> Iterator[NDArray[np.uint8]]:
-    """Decode the films in parallel, in order, as squares of `image_size`; few wait in memory at any time."""
+    """Decode the films in parallel, in order, as squares of `image_size`; few wait in memory at any time.
+
+    From the first film on that cannot be decoded, no more are given, but the others are tried: one DatasetError tells of all.
+    """
+    problems = RowProblems()
+    for decoded in _decode(films, image_size):
+        try:
+            picture = decoded.result()
+        except DatasetError as error:
+            problems.add(str(error))
+        else:
+            if not problems:
+                yield picture
+    problems.check()
+
+
+def read_picture(film: SourceFilm, image_size: int) -> NDArray[np.uint8]:
+    """Decode one film as a grey square of `image_size`."""
+    with film.path.open("rb") as file:
+        if file.read(MAGIC_OFFSET + len(MAGIC))[MAGIC_OFFSET:] == MAGIC:
+            grey = _open_dicom(film)
+        else:
+            file.seek(0)
+            grey = _open_picture(film, file, image_size)
+    short = min(grey.size)
+    left, top = (grey.width - short) / 2, (grey.height - short) / 2
+    square = grey.resize((image_size, image_size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short))
+    pixels = np.asarray(square)
+    return pixels if grey.mode == "L" else np.clip(np.rint(pixels * _WHITE), 0, _WHITE).astype(np.uint8)
+
+
+def _decode(films: Iterable[SourceFilm], image_size: int) -> Iterator[Future[NDArray[np.uint8]]]:
+    """The films as they are being decoded, in order; none is begun before there is room for it."""
     with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="films") as pool:
         waiting: deque[Future[NDArray[np.uint8]]] = deque()
-        source = iter(films)
         try:
-            for film in itertools.islice(source, 4 * DECODING_THREADS):
+            for film in films:
                 waiting.append(pool.submit(read_picture, film, image_size))
+                if len(waiting) > DECODING_THREADS * WAITING_PER_THREAD:
+                    yield waiting.popleft()
             while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(read_picture, film, image_size) for film in itertools.islice(source, 1))
+                yield waiting.popleft()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def read_picture(film: SourceFilm, image_size: int) -> NDArray[np.uint8]:
-    """Decode one film as a grey square of `image_size`."""
+def _open_picture(film: SourceFilm, file: IO[bytes], image_size: int) -> Image.Image:
+    """A JPEG or PNG as grey of 8 bits, or of 16 bits as brightness from 0 to 1 between its darkest and brightest pixel."""
     try:
-        with Image.open(film.path, formats=_FORMATS) as picture:
+        with Image.open(file, formats=_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_SOURCE_PIXELS:
                 raise DatasetError(f"{film.place} has {width}x{height} pixels, the limit is {MAX_SOURCE_PIXELS} in all")
+            if picture.mode.startswith("I"):
+                return Image.fromarray(stretch(np.asarray(picture)))
             picture.draft("L", (2 * image_size, 2 * image_size))  # JPEG only: unpacks at a fraction of the size where that is enough
-            grey = Image.fromarray(grey_pixels(picture))
+            return Image.fromarray(grey_pixels(picture))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(f"{film.place} has more than {MAX_SOURCE_PIXELS} pixels") from error
     except DECODE_ERRORS as error:
         raise DatasetError(f"{film.place} is not a readable JPEG or PNG picture") from error
-    short = min(grey.size)
-    left, top = (grey.width - short) / 2, (grey.height - short) / 2
-    square = grey.resize((image_size, image_size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short))
-    return np.asarray(square)
+
+
+def _open_dicom(film: SourceFilm) -> Image.Image:
+    """A DICOM file as brightness from 0 to 1."""
+    try:
+        return Image.fromarray(read_brightness(film.path))
+    except DatasetError as error:
+        raise DatasetError(f"{film.place}: {error}") from None
+    except DICOM_ERRORS:
+        raise DatasetError(f"{film.place} is not a readable DICOM picture") from None  # the cause may quote the header
