@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.catalog.folders import folder_matches
-from shared.catalog.manifests import Manifest
-from shared.errors import NotFoundError
+from shared.catalog.folders import file_matches, folder_matches
+from shared.catalog.manifests import FileEntry, Manifest
+from shared.errors import IntegrityError, NotFoundError
 from shared.storage import ObjectStore, count_failure, integrity_failure, verify_digest
 from shared.telemetry import get_logger
 
@@ -24,6 +24,7 @@ class Cache:
         self._store = store
         self._folder = folder
         self._verified: dict[str, str] = {}
+        self._verified_files: set[Path] = set()
 
     def fetch(self, manifest: Manifest, *, prefix: str) -> Path:
         """The local folder of a manifest whose files lie under `prefix`; a damaged copy is fetched again."""
@@ -35,6 +36,25 @@ class Cache:
                 self._download(manifest, prefix, target)
             self._verified[manifest.id] = manifest.digest
         return target
+
+    def fetch_file(self, manifest: Manifest, entry: FileEntry, *, prefix: str) -> Path:
+        """The local copy of one file: from the whole folder where that is here, else on its own; a damaged copy is fetched again."""
+        alone = self._folder / ".files" / manifest.id / entry.path
+        copies = (self._folder / manifest.id / entry.path, alone)
+        known = next((path for path in copies if path in self._verified_files and path.is_file()), None)
+        if known is not None:
+            return known
+        with self._locked(manifest.id):
+            found = next((path for path in copies if file_matches(path, entry)), None)
+            if found is None:
+                found = alone
+                try:
+                    self._download_file(manifest, entry, prefix, found)
+                except IntegrityError:
+                    found.unlink(missing_ok=True)
+                    raise
+            self._verified_files.add(found)
+        return found
 
     def _is_verified(self, manifest: Manifest, target: Path) -> bool:
         return self._verified.get(manifest.id) == manifest.digest and target.is_dir()
@@ -58,17 +78,21 @@ class Cache:
         partial.mkdir()
         try:
             for entry in manifest.files:
-                what = f"The file {entry.path!r} of {manifest.kind} {manifest.id}"
-                try:
-                    received = self._store.get_file(key=prefix + entry.path, path=partial / entry.path)
-                except NotFoundError as error:
-                    raise integrity_failure(what, kind="object") from error
-                verify_digest(what=what, kind="object", expected=entry.sha256, actual=received.sha256 or "")
+                self._download_file(manifest, entry, prefix, partial / entry.path)
             if target.exists():
                 target.rename(damaged)
             partial.rename(target)
         finally:
             _remove(partial, damaged)
+
+    def _download_file(self, manifest: Manifest, entry: FileEntry, prefix: str, target: Path) -> None:
+        """Fetch one file and compare its digest."""
+        what = f"The file {entry.path!r} of {manifest.kind} {manifest.id}"
+        try:
+            received = self._store.get_file(key=prefix + entry.path, path=target)
+        except NotFoundError as error:
+            raise integrity_failure(what, kind="object") from error
+        verify_digest(what=what, kind="object", expected=entry.sha256, actual=received.sha256 or "")
 
     @contextmanager
     def _locked(self, identifier: str) -> Iterator[None]:

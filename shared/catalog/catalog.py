@@ -141,11 +141,13 @@ class Catalog:
         """A local folder with exactly the manifest's files, every byte verified; not to be written to."""
         return self._cache.fetch(manifest, prefix=_prefix(manifest.kind, manifest.id))
 
+    def fetch_file(self, manifest: Manifest, path: str) -> Path:
+        """A local copy of one file, verified; the others are not fetched. Not to be written to."""
+        return self._cache.fetch_file(manifest, _entry(manifest, path), prefix=_prefix(manifest.kind, manifest.id))
+
     def read_file(self, manifest: Manifest, path: str) -> bytes:
         """One file's verified content."""
-        entry = next((entry for entry in manifest.files if entry.path == path), None)
-        if entry is None:
-            raise NotFoundError(f"The {manifest.kind} {manifest.id} has no file {path[:_ECHO_LENGTH_MAX]!r}.")
+        entry = _entry(manifest, path)
         what = f"The file {entry.path!r} of {manifest.kind} {manifest.id}"
         try:
             data = self._store.get(key=_prefix(manifest.kind, manifest.id) + entry.path)
@@ -189,6 +191,13 @@ class Catalog:
         if type(committed) is type(sealed) and committed.model_dump(exclude=ignored) == sealed.model_dump(exclude=ignored):
             return committed
         raise AlreadyExistsError(f"The {sealed.kind} {sealed.id} is committed with other content; committed things never change.")
+
+
+def _entry(manifest: Manifest, path: str) -> FileEntry:
+    entry = next((entry for entry in manifest.files if entry.path == path), None)
+    if entry is None:
+        raise NotFoundError(f"The {manifest.kind} {manifest.id} has no file {path[:_ECHO_LENGTH_MAX]!r}.")
+    return entry
 
 
 def _prefix(kind: Kind, identifier: str) -> str:

@@ -27,6 +27,15 @@ def folder_matches(folder: Path, entries: Iterable[FileEntry]) -> bool:
         return False
 
 
+def file_matches(path: Path, entry: FileEntry) -> bool:
+    """Whether a file is there and has exactly an entry's bytes."""
+    try:
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest() == entry.sha256
+    except FileNotFoundError:
+        return False
+
+
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_symlink():

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from shared.catalog import Catalog, ModelManifest
 from shared.catalog.folders import describe_folder
-from shared.errors import IntegrityError
+from shared.errors import IntegrityError, NotFoundError
 from shared.storage import DirectoryStore, ObjectInfo, ObjectStore
 from tests.shared.catalog.examples import model
 
@@ -187,3 +187,48 @@ def test_fetch_killed_half_way_is_begun_again(tmp_path: Path, folder: Path) -> N
     assert not (tmp_path / "cache" / committed.id).exists()
     assert describe_folder(catalog.fetch(committed)) == committed.files
     assert not half.exists()
+
+
+# ---------------------------------------------------------------- one file
+
+
+def test_one_file_is_fetched_alone_and_once(tmp_path: Path, folder: Path) -> None:
+    store = CountingStore(tmp_path / "store")
+    catalog = Catalog(store, tmp_path / "cache")
+    manifest = catalog.commit(model(), folder)
+    path = catalog.fetch_file(manifest, "unet/config.json")
+    assert path.read_bytes() == b'{"layers": 1}'
+    assert catalog.fetch_file(manifest, "unet/config.json") == path
+    assert Catalog(store, tmp_path / "cache").fetch_file(manifest, "unet/config.json") == path
+    assert [key.rpartition("/")[2] for key in store.fetched] == ["config.json"]
+
+
+def test_one_file_comes_from_the_whole_folder_where_that_is_here(tmp_path: Path, folder: Path) -> None:
+    store = CountingStore(tmp_path / "store")
+    catalog = Catalog(store, tmp_path / "cache")
+    manifest = catalog.commit(model(), folder)
+    whole = catalog.fetch(manifest)
+    fetched = len(store.fetched)
+    assert catalog.fetch_file(manifest, "unet/config.json") == whole / "unet/config.json"
+    assert len(store.fetched) == fetched
+
+
+def test_damaged_copy_of_one_file_is_fetched_again(tmp_path: Path, folder: Path) -> None:
+    store = CountingStore(tmp_path / "store")
+    manifest = Catalog(store, tmp_path / "cache").commit(model(), folder)
+    path = Catalog(store, tmp_path / "cache").fetch_file(manifest, "unet/config.json")
+    path.write_bytes(b"{}")
+    assert Catalog(store, tmp_path / "cache").fetch_file(manifest, "unet/config.json").read_bytes() == b'{"layers": 1}'
+
+
+def test_one_file_that_is_not_the_committed_one_is_refused(tmp_path: Path, folder: Path) -> None:
+    catalog = Catalog(DirectoryStore(tmp_path / "store"), tmp_path / "cache")
+    manifest = catalog.commit(model(), folder)
+    stored = next((tmp_path / "store").rglob("config.json"))
+    stored.chmod(0o600)
+    stored.write_bytes(b'{"layers": 2}')
+    for _ in range(2):
+        with pytest.raises(IntegrityError):
+            catalog.fetch_file(manifest, "unet/config.json")
+    with pytest.raises(NotFoundError, match="has no file"):
+        catalog.fetch_file(manifest, "none.json")
