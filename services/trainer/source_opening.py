@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from services.trainer.dataset_spec import CheXpertSource, DatasetSpec, PhantomSource
+from services.trainer.dataset_spec import CheXpertSource, DatasetSpec, DicomSource, ImageFolderSource, MimicSource, PhantomSource
 from shared.errors import ForbiddenError, InvalidRequestError
+from shared.http.kept_keys import kept_key
 from shared.imaging.chexpert import CheXpertFolder
+from shared.imaging.dicom import DicomFolder
+from shared.imaging.imagefolder import ImageFolder
+from shared.imaging.mimic import MimicFolder
 from shared.imaging.phantom_dataset import LABELS_CSV, REPORTS_CSV, write_phantom_chexpert
 from shared.imaging.sources import Source
 from shared.settings import Settings
 
 PHANTOM_OVERSIZE: Final = 2  # phantom films are written larger than they are read, as real ones are
+
+PSEUDONYM_KEY: Final = "pseudonyms.key"  # beside the other keys: makes patients' names of their DICOM identifiers, which are kept nowhere
 
 Report = Callable[[int, int, str], None]
 """Told how far the job is: step, of how many, doing what. May raise to stop."""
@@ -22,14 +28,24 @@ Report = Callable[[int, int, str], None]
 
 def open_source(spec: DatasetSpec, settings: Settings, report: Report) -> Source:
     """The reader of a spec's source."""
-    source = spec.source
+    source, roots = spec.source, settings.import_folders
     folder = source_folder(spec, settings)
-    roots = settings.import_folders
-    if isinstance(source, PhantomSource):
-        return _phantom(spec, source, folder, report)
-    if isinstance(source, CheXpertSource):
-        return CheXpertFolder(folder, source.csv, views=spec.views, reports_csv=source.reports_csv, roots=roots)
-    raise InvalidRequestError(f"sources of the format {source.format} cannot be read yet", field="source.format")
+    match source:
+        case PhantomSource():
+            return _phantom(spec, source, folder, report)
+        case CheXpertSource():
+            return CheXpertFolder(folder, source.csv, views=spec.views, reports_csv=source.reports_csv, roots=roots)
+        case MimicSource():
+            reports = folder_of(source.reports_uri, "source.reports_uri", settings) if source.reports_uri else folder
+            wanted = spec.prompt.template in {"impression", "report"}
+            return MimicFolder(
+                folder, views=spec.views, labeller=source.labels, splits=source.splits, reports=reports if wanted else None, roots=roots
+            )
+        case ImageFolderSource():
+            return ImageFolder(folder, source.metadata, views=spec.views, roots=roots)
+        case DicomSource():
+            key = kept_key(settings.keys_folder / PSEUDONYM_KEY)
+            return DicomFolder(folder, views=spec.views, key=key, allow_burned_in=source.allow_burned_in, roots=roots)
 
 
 def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
@@ -41,6 +57,7 @@ def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
 
 
 def folder_of(uri: str, field: str, settings: Settings) -> Path:
+    """The folder of a file:// URI, symlinks followed; the error names the field that the URI came from."""
     """The folder of a file:// URI, symlinks followed; ForbiddenError, which names `field`, when it lies outside the import roots."""
     parts = urlsplit(uri)
     path = unquote(parts.path)

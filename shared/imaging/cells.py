@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,20 +29,20 @@ class Cells:
     def __init__(self, row: Mapping[str, Any], where: str) -> None:
         self.where = where
         self._row = row
-        self._faults: list[str] = []
+        self.faults: list[str] = []
 
     def fault(self, rule: str) -> None:
         """Take note of what the row breaks."""
-        self._faults.append(rule)
+        self.faults.append(rule)
 
-    def take_faults(self, other: Cells) -> None:
-        """Take over what is wrong with a part of the row."""
-        self._faults += other._faults
+    def take(self, rules: Iterable[str]) -> None:
+        """Take note of all that the row, or what it names, breaks."""
+        self.faults += rules
 
     def check(self) -> None:
         """Raise for all faults; without any, do nothing."""
-        if self._faults:
-            raise DatasetError(f"{self.where}: {'; '.join(self._faults)}")
+        if self.faults:
+            raise DatasetError(f"{self.where}: {'; '.join(self.faults)}")
 
     def text(self, column: str) -> str:
         """A cell as text without blanks around it; empty when the row has no such cell."""

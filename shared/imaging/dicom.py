@@ -39,7 +39,7 @@ RADIOGRAPHS: Final = frozenset(
 MAX_FILE_BYTES: Final = 512_000_000  # the largest radiographs have some forty million
 MAGIC_OFFSET: Final = 128
 MAGIC: Final = b"DICM"
-_SUFFIXES: Final = (".dcm", ".dicom")
+SUFFIXES: Final = (".dcm", ".dicom")
 _KEYWORDS: Final = (
     "SOPClassUID",
     "Modality",
@@ -110,7 +110,7 @@ class DicomFolder:
     def _film(self, name: str) -> SourceFilm | None:
         """The film of a file; None when it shows another view, or is none."""
         path = self._folder.inside(self._folder.path / name, name)
-        if not is_dicom(path) and not name.lower().endswith(_SUFFIXES):
+        if not is_dicom(path) and not name.lower().endswith(SUFFIXES):
             return None
         try:
             header = read_header(path)
@@ -175,11 +175,22 @@ def read_header(path: Path) -> Header | None:
         """Stop there, and take note of their length."""
         if tag == _PIXEL_DATA:
             pixels.append(length)
-        return tag >= _FIRST_PIXELS
+        return int(tag) >= _FIRST_PIXELS
 
     with path.open("rb") as file:
         dataset = read_partial(file, at_pixels, specific_tags=[Tag(name) for name in _KEYWORDS])
     return Header(dataset, has_pixels=any(pixels), size_bytes=path.stat().st_size)
+
+
+def refusals_of(path: Path) -> list[str]:
+    """Why a DICOM file that a table names is not read; whose it is, the table says."""
+    try:
+        header = read_header(path)
+        return ["it is the directory of a medium"] if header is None else faults_of(header, allow_burned_in=False)
+    except DatasetError as error:
+        return [str(error)]
+    except DICOM_ERRORS:
+        return ["not a readable DICOM file"]
 
 
 def faults_of(header: Header, *, allow_burned_in: bool) -> list[str]:

@@ -10,7 +10,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gdcm
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, config, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi, pixel_array
+from pydicom.pixels.processing import apply_modality_lut, apply_voi
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     JPEG2000,
     ExplicitVRBigEndian,
@@ -91,7 +92,7 @@ def read_brightness(path: Path) -> NDArray[np.float32]:
     return bright_HW
 
 
-def stretch(values_HW: NDArray[np.generic], seen_HW: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+def stretch(values_HW: NDArray[Any], seen_HW: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
     """Values from the darkest to the brightest of those that are seen as 0 to 1; a picture of one value is black."""
     seen = values_HW if seen_HW is None else values_HW[seen_HW]
     low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
@@ -108,7 +109,7 @@ def quieten() -> None:
 # ---------------------------------------------------------------- presentation
 
 
-def _rescaled(dataset: Dataset, stored_HW: NDArray[np.generic]) -> NDArray[np.generic]:
+def _rescaled(dataset: Dataset, stored_HW: NDArray[Any]) -> NDArray[Any]:
     """What the modality measured (PS3.3 C.11.1); whole numbers stay whole, as the tables of a VOI LUT need them."""
     if dataset.get("ModalityLUTSequence"):
         return apply_modality_lut(stored_HW, dataset)
@@ -121,7 +122,7 @@ def _rescaled(dataset: Dataset, stored_HW: NDArray[np.generic]) -> NDArray[np.ge
     return stored_HW.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def _presented(dataset: Dataset, values_HW: NDArray[np.generic], seen_HW: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+def _presented(dataset: Dataset, values_HW: NDArray[Any], seen_HW: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     tables = dataset.get("VOILUTSequence")
     if tables and np.issubdtype(values_HW.dtype, np.integer):
         highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
@@ -137,14 +138,16 @@ def _presented(dataset: Dataset, values_HW: NDArray[np.generic], seen_HW: NDArra
 def _windowed(values_HW: NDArray[np.float32], centre: float, width: float, function: str) -> NDArray[np.float32]:
     """PS3.3 C.11.2.1.2 and C.11.2.1.3."""
     if function == "SIGMOID":
-        return (1 / (1 + np.exp(np.clip(-4 * (values_HW - centre) / width, -80, 80)))).astype(np.float32)
+        steepness_HW = np.clip((values_HW - np.float32(centre)) * np.float32(-4 / width), -80, 80)
+        return np.asarray(1 / (1 + np.exp(steepness_HW)), dtype=np.float32)
     if function == "LINEAR_EXACT":
         return _clipped((values_HW - np.float32(centre)) / np.float32(width) + np.float32(0.5))
     return _clipped((values_HW - np.float32(centre - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5))
 
 
 def _clipped(bright_HW: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.clip(bright_HW, 0, 1, out=bright_HW)
+    np.clip(bright_HW, 0, 1, out=bright_HW)
+    return bright_HW
 
 
 def _first(value: object) -> float | None:
@@ -154,7 +157,7 @@ def _first(value: object) -> float | None:
     return float(value[0] if isinstance(value, list | tuple) or hasattr(value, "__getitem__") else value)  # type: ignore[arg-type]
 
 
-def _padding(dataset: Dataset, stored_HW: NDArray[np.generic]) -> NDArray[np.bool_] | None:
+def _padding(dataset: Dataset, stored_HW: NDArray[Any]) -> NDArray[np.bool_] | None:
     """Where the picture was filled up (PS3.3 C.7.5.1.1.2)."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
@@ -168,9 +171,9 @@ def _padding(dataset: Dataset, stored_HW: NDArray[np.generic]) -> NDArray[np.boo
 # ---------------------------------------------------------------- compressed pictures
 
 
-def _stored(dataset: Dataset, path: Path) -> NDArray[np.generic]:
+def _stored(dataset: Dataset, path: Path) -> NDArray[Any]:
     """The pixels as they are stored, H×W."""
-    stored_HW: NDArray[np.generic]
+    stored_HW: NDArray[Any]
     if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and int(dataset.BitsStored) > 8:
         stored_HW = _unpack_extended(path, (int(dataset.Rows), int(dataset.Columns)))
     else:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from shared.errors import DatasetError
 from shared.imaging.cells import Cells, projections_of, view_of
 from shared.imaging.clauses import LABELS
+from shared.imaging.dicom import SUFFIXES, refusals_of
 from shared.imaging.source_folder import SourceFolder
 from shared.imaging.sources import RowProblems, SourceFilm, View, sound_films
 from shared.imaging.tables import Lines, fingerprint_of, open_table, read_rows
@@ -52,10 +53,13 @@ class ImageFolder:
             return None
         named = cells.required("file_name")
         key = str(self._below / named)
+        path = cells.image(self._folder.find(key), named)
+        if path.suffix.lower() in SUFFIXES:
+            cells.take(f"{named}: {refusal}" for refusal in refusals_of(path))
         film = SourceFilm(
             line=line,
             key=key,
-            path=cells.image(self._folder.find(key), named),
+            path=path,
             patient=cells.required("patient_id"),
             study=cells.text("study_id"),
             view=view,
@@ -88,7 +92,7 @@ def _labels(row: Mapping[str, Any], cells: Cells) -> dict[str, int | None]:
         cells.fault(f"labels must be among CheXpert's 14, not {', '.join(unknown[:3])}")
     inner = Cells(nested, cells.where)
     labels = {name: inner.label(name) for name in LABELS}
-    cells.take_faults(inner)
+    cells.take(inner.faults)
     return labels
 
 

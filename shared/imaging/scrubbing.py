@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,33 +22,31 @@ _YEAR: Final = r"(?:19|20|21|22)\d\d"  # shifted dates reach far into the future
 _DAY: Final = r"\d{1,2}(?:st|nd|rd|th)?"
 _ANNOUNCED: Final = r"(?:mrn|medical record|accession|patient|study|exam|examination|record|case|visit)"
 
-_PATTERNS: Final[Mapping[Marker, re.Pattern[str]]] = {
-    kind: re.compile("|".join(patterns), re.IGNORECASE)
-    for kind, patterns in {
-        "mark": (
-            r"\[\*\*[^\]]*\*\*\]",
-            r"[\[<](?:redacted|name|date|phi|removed|de-?identified)[\]>]",
-            r"_{2,}(?:[- ]?(?:years?|yrs?|y)[- /]?(?:old|o)\b)?",
-            r"\bX{4,}\b",
-            r"(?-i:\b(?:PHI|REDACTED)\b)",
-        ),
-        "date": (
-            rf"\b{_YEAR}(?P<iso>[-/.])\d{{1,2}}(?P=iso)\d{{1,2}}\b",
-            r"\b\d{1,2}(?P<part>[/.-])\d{1,2}(?P=part)(?:\d{4}|\d\d)\b",
-            rf"\b{_DAY}[ -](?:of )?{_MONTH}(?:,?[ -]{_YEAR}\b)?",
-            rf"\b{_MONTH} {_DAY}\b(?:,? {_YEAR}\b)?",
-            rf"\b{_MONTH},? {_YEAR}\b",
-            r"(?:(?<=\bon )|(?<=\bdated ))\d{1,2}/\d{1,2}\b",  # a day and a month alone may be a fraction
-        ),
-        "number": (
-            # After a word that announces it, a number of four digits is a record's; alone, one of six.
-            rf"\b{_ANNOUNCED}(?: (?:id|number|no\.?))? ?[:#]? ?[a-z]{{0,4}}-?\d[-\d]{{2,}}\d\b",
-            r"\(?\b\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b",
-            r"\b\d{3}-\d\d-\d{4}\b",
-            r"\b[a-z]{0,3}\d{6,}\b",
-        ),
-    }.items()
+_WORDINGS: Final[Mapping[Marker, Sequence[str]]] = {
+    "mark": (
+        r"\[\*\*[^\]]*\*\*\]",
+        r"[\[<](?:redacted|name|date|phi|removed|de-?identified)[\]>]",
+        r"_{2,}(?:[- ]?(?:years?|yrs?|y)[- /]?(?:old|o)\b)?",
+        r"\bX{4,}\b",
+        r"(?-i:\b(?:PHI|REDACTED)\b)",
+    ),
+    "date": (
+        rf"\b{_YEAR}(?P<iso>[-/.])\d{{1,2}}(?P=iso)\d{{1,2}}\b",
+        r"\b\d{1,2}(?P<part>[/.-])\d{1,2}(?P=part)(?:\d{4}|\d\d)\b",
+        rf"\b{_DAY}[ -](?:of )?{_MONTH}(?:,?[ -]{_YEAR}\b)?",
+        rf"\b{_MONTH} {_DAY}\b(?:,? {_YEAR}\b)?",
+        rf"\b{_MONTH},? {_YEAR}\b",
+        r"(?:(?<=\bon )|(?<=\bdated ))\d{1,2}/\d{1,2}\b",  # a day and a month alone may be a fraction
+    ),
+    "number": (
+        # After a word that announces it, a number of four digits is a record's; alone, one of six.
+        rf"\b{_ANNOUNCED}(?: (?:id|number|no\.?))? ?[:#]? ?[a-z]{{0,4}}-?\d[-\d]{{2,}}\d\b",
+        r"\(?\b\d{3}\)?[-. ]\d{3}[-. ]\d{4}\b",
+        r"\b\d{3}-\d\d-\d{4}\b",
+        r"\b[a-z]{0,3}\d{6,}\b",
+    ),
 }
+_PATTERNS: Final = {kind: re.compile("|".join(wordings), re.IGNORECASE) for kind, wordings in _WORDINGS.items()}
 
 _GAP: Final = "\0"  # stands for what was taken out until its surroundings are mended
 _LEADING_UP: Final = re.compile(  # words that say nothing without what followed them
@@ -75,9 +73,9 @@ def find_markers(text: str) -> list[Marked]:
     return kept
 
 
-def count_markers(text: str) -> dict[Marker, int]:
+def count_markers(text: str) -> dict[str, int]:
     """How many markers of each kind a text has; kinds without any are left out."""
-    return dict(Counter(marked.kind for marked in find_markers(text)))
+    return dict(Counter[str](marked.kind for marked in find_markers(text)))
 
 
 def scrub(text: str) -> str:

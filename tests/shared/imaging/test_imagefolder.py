@@ -16,6 +16,7 @@ from shared.errors import DatasetError, ForbiddenError
 from shared.imaging.imagefolder import ImageFolder
 from shared.imaging.pixels import read_picture
 from shared.imaging.sources import SourceFilm
+from tests.shared.imaging.radiographs import radiograph, save
 
 ROWS: list[dict[str, Any]] = [
     {"file_name": "a/1.png", "text": "AP film: edema", "patient_id": "p1", "view": "AP", "sex": "F", "age": "57", "Edema": "1.0"},
@@ -96,7 +97,32 @@ def test_empty_lines_and_a_mark_are_fine_in_json(make: Maker) -> None:
     assert [film.line for film in read(folder)] == [1, 3, 5]
 
 
+def test_dicom_files_may_be_named_by_a_table(make: Maker) -> None:
+    folder = make(name="metadata.jsonl")
+    save(radiograph(), folder / "film.dcm")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": "film.dcm", "patient_id": "of the table", "text": "PA film"}) + "\n")
+    film = read(folder)[-1]
+    assert (film.patient, film.text) == ("of the table", "PA film")
+    assert read_picture(film, 8).std() > 50
+
+
 # ---------------------------------------------------------------- what is named
+
+
+@pytest.mark.parametrize(
+    ("attributes", "refusal"),
+    [({"NumberOfFrames": 2}, "it has 2 frames"), ({"PixelData": None}, "it has no pixels"), (None, "not a readable DICOM file")],
+)
+def test_dicom_file_that_is_no_film_is_named_by_line(make: Maker, attributes: dict[str, Any] | None, refusal: str) -> None:
+    folder = make([*ROWS, {"file_name": "film.png", "patient_id": "p"}], name="metadata.jsonl")
+    table = folder / "metadata.jsonl"
+    table.write_text(table.read_text().replace("film.png", "film.dcm"))
+    (folder / "film.dcm").write_bytes(b"no film")
+    if attributes is not None:
+        save(radiograph(**attributes), folder / "film.dcm")
+    with pytest.raises(DatasetError, match=rf"line 4: film\.dcm: {refusal}"):
+        read(folder)
 
 
 def test_folder_has_one_table_or_names_it(make: Maker) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +16,9 @@ from PIL import Image
 
 from shared.errors import DatasetError
 from shared.imaging.phantom import draw, make_cohort
-from shared.imaging.pixels import read_picture, read_pictures
+from shared.imaging.pixels import BATCH_PIXELS, DECODING_THREADS, WAITING_PER_THREAD, read_picture, read_pictures
 from shared.imaging.sources import SourceFilm
+from tests.shared.imaging.radiographs import radiograph, save
 
 
 def film_at(path: Path, line: int = 2) -> SourceFilm:
@@ -57,7 +64,92 @@ def test_unreadable_picture_is_named(tmp_path: Path, cut: int) -> None:
         read_picture(film_at(path, 4), 8)
 
 
-def test_huge_picture_is_refused_by_its_header(tmp_path: Path) -> None:
-    Image.new("1", (8001, 8001)).save(tmp_path / "huge.jpg", format="PNG")
-    with pytest.raises(DatasetError, match=r"line 2: .* has 8001x8001 pixels"):
-        read_picture(film_at(tmp_path / "huge.jpg"), 8)
+def header_of_png(width: int, height: int) -> bytes:
+    """A PNG that says how large it is, with pixels for one line."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(width + 1))) + chunk(b"IEND", b"")
+
+
+def header_of_jpeg(width: int, height: int) -> bytes:
+    """A JPEG whose header says another size than it has."""
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, format="JPEG")
+    data = bytearray(buffer.getvalue())
+    start = data.index(b"\xff\xc0") + 5
+    data[start : start + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("header_of", [header_of_png, header_of_jpeg])
+@pytest.mark.parametrize(("width", "height"), [(8001, 8001), (10_000, 10_000), (20_000, 20_000)])
+def test_huge_picture_is_refused_by_its_header(tmp_path: Path, header_of: Callable[[int, int], bytes], width: int, height: int) -> None:
+    path = tmp_path / "huge.png"
+    path.write_bytes(header_of(width, height))
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=r"line 2: train/huge\.png has (\d+x\d+|more than 64000000) pixels"):
+        read_picture(film_at(path), 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_png_of_sixteen_bits_keeps_its_depth(tmp_path: Path) -> None:
+    pixels = (np.arange(256, dtype=np.uint16) + 3000).reshape(16, 16)
+    Image.fromarray(pixels).save(tmp_path / "deep.png")
+    image = read_picture(film_at(tmp_path / "deep.png"), 16)
+    assert image.dtype == np.uint8
+    assert image.tolist() == np.arange(256).reshape(16, 16).tolist(), "their upper bytes alone are all alike"
+
+
+def test_dicom_is_told_by_its_content(tmp_path: Path) -> None:
+    image = read_picture(film_at(save(radiograph(), tmp_path / "film.png")), 32)
+    assert (image.shape, image[0, 0], image[0, -1]) == ((32, 32), 0, 255)
+
+
+@pytest.mark.parametrize("cut", [300, 100])
+def test_damaged_dicom_is_named_without_its_header(tmp_path: Path, cut: int) -> None:
+    path = save(radiograph(), tmp_path / "film")
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(DatasetError, match=r"^line 2: train/film is not a readable DICOM picture$") as refusal:
+        read_picture(film_at(path), 8)
+    assert refusal.value.__cause__ is None
+
+
+def test_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="line 2: train/none cannot be opened"):
+        read_picture(film_at(tmp_path / "none"), 8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Sixty pictures, every third of them damaged from the tenth on."""
+    for n in range(60):
+        path = tmp_path / f"{n:02}.png"
+        Image.fromarray(np.full((8, 8), n, dtype=np.uint8)).save(path)
+        if n >= 10 and n % 3 == 0:
+            path.write_bytes(path.read_bytes()[:40])
+    return tmp_path
+
+
+@pytest.mark.parametrize("image_size", [8, 256])
+def test_all_damaged_pictures_are_told_behind_the_sound_ones(folder: Path, image_size: int) -> None:
+    given = []
+    with pytest.raises(DatasetError) as refusal:
+        given.extend(read_pictures((film_at(path, line) for line, path in enumerate(sorted(folder.iterdir()), 2)), image_size))
+    lines = str(refusal.value).splitlines()
+    assert [int(image[0, 0]) for image in given] == list(range(12))
+    assert lines[0] == "16 rows or films cannot be used:"
+    assert [line.partition(":")[0] for line in lines[1:]] == [f"line {n + 2}" for n in range(12, 60, 3)]
+
+
+def test_few_pictures_are_read_ahead(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "film.png")
+    asked = itertools.count()
+    pictures = read_pictures((film_at(tmp_path / "film.png", next(asked)) for _ in range(100_000)), 128)
+    next(pictures)
+    assert next(asked) <= (BATCH_PIXELS // 128**2) * (WAITING_PER_THREAD * DECODING_THREADS + 1)
+    pictures.close()
