@@ -26,10 +26,17 @@ class Settings(BaseSettings):
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
+    checkpoint_seconds: float = Field(default=60, gt=0, description="A training is kept after this many seconds, in seconds.")
+    checkpoints_kept: int = Field(default=2, ge=1, description="Checkpoints of a running training that are kept; older ones are removed.")
     body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
     )
     upload_limit_bytes: int = Field(default=33_554_432, ge=1024, description="Largest body of a route that takes images, in bytes.")
+
+    ray_address: str = Field(default="", description="host:port of a Ray cluster's head node; empty runs jobs as child processes.")
+    ray_token_file: Path | None = Field(default=None, description="File with the token of the Ray cluster; none is used without one.")
+    ray_cpus_per_job: float = Field(default=1.0, gt=0, description="CPUs of a Ray node that one job takes.")
+    ray_gpus_per_job: float = Field(default=0.0, ge=0, description="GPUs of a Ray node that one job takes.")
 
     store: Literal["directory", "s3"] = Field(
         default="directory", description="Where objects lie: a folder under LETHE_HOME, or an S3 server."

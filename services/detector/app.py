@@ -20,7 +20,7 @@ from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.http.app import create_app as create_service
 from shared.http.serve import serve
-from shared.jobs.executor import ProcessExecutor
+from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings
@@ -49,7 +49,7 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
     jobs = JobStore.open(settings)
-    executor = ProcessExecutor(worker_module="services.detector.worker", slots=settings.job_slots, torch_threads=settings.torch_threads)
+    executor = open_executor(settings, worker_module="services.detector.worker")
     lane = ComputeLane()
     try:
         with open_catalog(settings) as catalog:

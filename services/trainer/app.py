@@ -15,7 +15,7 @@ from services.trainer.state import TrainerState
 from shared.catalog import open_catalog
 from shared.http.app import create_app as create_service
 from shared.http.serve import serve
-from shared.jobs.executor import ProcessExecutor
+from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings
@@ -40,7 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
     """The state while the service runs; jobs go back into the queue when it ends."""
     jobs = JobStore.open(settings)
-    executor = ProcessExecutor(worker_module="services.trainer.worker", slots=settings.job_slots, torch_threads=settings.torch_threads)
+    executor = open_executor(settings, worker_module="services.trainer.worker")
     try:
         with open_catalog(settings) as catalog:
             async with JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS).serving() as runner:

@@ -1,26 +1,22 @@
-"""Where jobs run: the Executor protocol, and child processes as its default."""
+"""Where jobs run: the protocol that runners speak, and what executors and workers agree on."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
-
-from shared.errors import SaturatedError
 
 # A worker that was told to stop (SIGTERM) ends with this code: the job is to be run again (EX_TEMPFAIL of sysexits.h).
 EXIT_INTERRUPTED = 75
 # The worker compares it with its parent's id: when they differ, the parent died before the child could ask to die with it.
 PARENT_VARIABLE = "LETHE_PARENT_PID"
-# How often `close` looks whether the children are gone.
-_CLOSE_POLL_SECONDS = 0.02
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# How often `map` looks for jobs that ended.
+_MAP_POLL_SECONDS = 0.05
+# What jobs get to end in when nobody waits for the rest of a `map` any more.
+_MAP_GRACE = timedelta(seconds=8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +33,10 @@ class Capacity:
 
 
 class Executor(Protocol):
-    """Runs jobs by id; the worker reads everything else from the record."""
+    """Runs jobs by id; the worker reads everything else from the record.
+
+    Calls answer at once. An executor that lives elsewhere and does not answer says so by UnavailableError.
+    """
 
     @property
     def name(self) -> str:
@@ -58,96 +57,31 @@ class Executor(Protocol):
     def close(self, *, grace: timedelta) -> dict[str, int]:
         """End all jobs, waiting up to the grace; answers their exit codes."""
 
+    def map(self, job_ids: Iterable[str]) -> Iterator[tuple[str, int]]:
+        """Run claimed jobs, as many at a time as there are free slots; yields id and exit code of each as it ends.
 
-@dataclass(slots=True, kw_only=True)
-class _Child:
-    """A running child process."""
+        A caller that stops listening ends those that run.
+        """
+        waiting = deque(job_ids)
+        running: set[str] = set()
+        try:
+            while waiting or running:
+                while waiting and self.capacity().free > 0:
+                    self.submit(waiting[0])
+                    running.add(waiting.popleft())
+                for job_id in sorted(running):
+                    code = self.poll(job_id)
+                    if code is not None:
+                        running.discard(job_id)
+                        yield job_id, code
+                time.sleep(_MAP_POLL_SECONDS)
+        finally:
+            self._end(running)
 
-    process: subprocess.Popen[bytes]
-    slot: int
-    kill_at: float | None = field(default=None)
-
-
-class ProcessExecutor:
-    """One fresh interpreter per job, in its own process group; never forked, so that no lock or device handle is inherited.
-
-    `submit` must be called on a thread that lives as long as the service: Linux kills the child when that thread ends.
-    """
-
-    name = "process"
-
-    def __init__(self, *, worker_module: str, slots: int, torch_threads: int = 0, environment: Mapping[str, str] | None = None) -> None:
-        self._worker_module = worker_module
-        self._slots = slots
-        self._environment = dict(environment or {})
-        if torch_threads:
-            self._environment |= dict.fromkeys(_THREAD_VARIABLES, str(torch_threads))
-        self._children: dict[str, _Child] = {}
-
-    def submit(self, job_id: str) -> int:
-        """Start the worker module for a job."""
-        taken = {child.slot for child in self._children.values()}
-        slot = next((number for number in range(self._slots) if number not in taken), None)
-        if slot is None:
-            raise SaturatedError(f"All {self._slots} job slots are in use.")
-        process = subprocess.Popen(
-            [sys.executable, "-m", self._worker_module, job_id],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, **self._environment, PARENT_VARIABLE: str(os.getpid())},
-        )
-        self._children[job_id] = _Child(process=process, slot=slot)
-        return slot
-
-    def poll(self, job_id: str) -> int | None:
-        """The exit code of a job that ended; one whose grace is over is killed on the way."""
-        child = self._children[job_id]
-        code = child.process.poll()
-        if code is None:
-            if child.kill_at is not None and time.monotonic() >= child.kill_at:
-                _signal_group(child.process, signal.SIGKILL)
-            return None
-        # What the worker itself started (data loaders, ranks) must not outlive it.
-        _signal_group(child.process, signal.SIGKILL)
-        del self._children[job_id]
-        return code
-
-    def cancel(self, job_id: str, *, grace: timedelta) -> None:
-        """Send SIGTERM now; `poll` sends SIGKILL once the grace is over."""
-        child = self._children.get(job_id)
-        if child is None:
-            return
-        deadline = time.monotonic() + grace.total_seconds()
-        if child.kill_at is None:
-            _signal_group(child.process, signal.SIGTERM)
-            child.kill_at = deadline
-        child.kill_at = min(child.kill_at, deadline)
-
-    def capacity(self) -> Capacity:
-        """Slots in all and in use."""
-        return Capacity(slots=self._slots, busy=len(self._children))
-
-    def close(self, *, grace: timedelta) -> dict[str, int]:
-        """SIGTERM to all children, SIGKILL to those that are left after the grace."""
-        codes: dict[str, int] = {}
-        for job_id in self._children:
-            self.cancel(job_id, grace=grace)
-        while self._children:
-            for job_id in list(self._children):
-                code = self.poll(job_id)
-                if code is not None:
-                    codes[job_id] = code
-            if self._children:
-                time.sleep(_CLOSE_POLL_SECONDS)
-        return codes
-
-
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Signal a child and all it started; nothing happens when none is left."""
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
-    except PermissionError:
-        # macOS answers so for a group whose only member waits to be reaped.
-        return
+    def _end(self, job_ids: set[str]) -> None:
+        """End what still runs, and free its slots."""
+        for job_id in job_ids:
+            self.cancel(job_id, grace=_MAP_GRACE)
+        while job_ids:
+            job_ids -= {job_id for job_id in job_ids if self.poll(job_id) is not None}
+            time.sleep(_MAP_POLL_SECONDS)

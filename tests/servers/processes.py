@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,14 +38,14 @@ def port_open(port: int) -> bool:
 class ServerProcess:
     """One server process in its own session, its output in a log file."""
 
-    def __init__(self, argv: list[str], *, log: Path) -> None:
+    def __init__(self, argv: list[str], *, log: Path, environment: Mapping[str, str] | None = None) -> None:
         # A test run that is killed takes its servers with it: the kernel ends them when their parent ends.
         setpriv = shutil.which("setpriv")
         guard = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*guard, *argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                [*guard, *argv], stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment
             )
 
     @property

@@ -20,7 +20,7 @@ from shared.http.operations import accept_job, operation_routes
 from shared.http.paging import Page, PageQuery
 from shared.http.serve import serve
 from shared.http.state import state_of
-from shared.jobs.executor import ProcessExecutor
+from shared.jobs.process_executor import ProcessExecutor
 from shared.jobs.records import Job, JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shared.jobs.executor import ProcessExecutor
+from shared.errors import UnavailableError
+from shared.jobs.executor import Executor
+from shared.jobs.process_executor import ProcessExecutor
+from shared.jobs.ray_executor import RayExecutor
 from shared.jobs.records import JobStore
+from tests.servers.ray_cluster import RayCluster
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,6 +57,93 @@ def executors(child_environment: dict[str, str]) -> Iterator[Callable[[int], Pro
     yield make
     for executor in made:
         executor.close(grace=timedelta(0))
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where executors are tried: the records and the home that their workers know, and what makes an executor of two slots."""
+
+    store: JobStore
+    home: Path
+    make: Callable[[], Executor]
+
+    def queue(self, kind: str, **spec: Any) -> str:
+        """Queue and claim a job, as a runner would; answers its id."""
+        job_id = f"job_{secrets.token_hex(6)}"
+        self.store.create(job_id=job_id, kind=kind, spec=spec)
+        assert self.store.claim(kinds=[kind], owner="test") is not None
+        return job_id
+
+    def start(self, executor: Executor, kind: str, **spec: Any) -> str:
+        """Queue, claim and submit a job; answers its id."""
+        job_id = self.queue(kind, **spec)
+        executor.submit(job_id)
+        return job_id
+
+    def mark(self, job_id: str, name: str = "attempt-1") -> Path:
+        """What a job left behind."""
+        return self.home / "marks" / job_id / name
+
+
+@pytest.fixture
+def process_arena(store: JobStore, tmp_path: Path, executors: Callable[[int], ProcessExecutor]) -> Arena:
+    """Child processes on a home of the test's own."""
+    return Arena(store, tmp_path, lambda: executors(2))
+
+
+@dataclass(frozen=True)
+class RayHome:
+    """A Ray cluster of two nodes of one CPU each, whose workers know one home and one database."""
+
+    cluster: RayCluster
+    folder: Path
+    database_url: str
+
+    def executor(self) -> RayExecutor:
+        """An executor that both nodes have joined."""
+        made = RayExecutor(address=self.cluster.address, token_file=self.cluster.token_file, worker_module="tests.shared.jobs.fake_worker")
+        deadline = time.monotonic() + 60
+        while not self.has_both_nodes(made):
+            assert time.monotonic() < deadline, "the cluster is not complete"
+            time.sleep(0.05)
+        return made
+
+    @staticmethod
+    def has_both_nodes(executor: RayExecutor) -> bool:
+        """Whether both nodes are there."""
+        try:
+            return executor.capacity().slots == 2
+        except UnavailableError:
+            return False
+
+
+@pytest.fixture(scope="session")
+def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHome]:
+    """The cluster that tests share; a test that kills a node adds another."""
+    folder = tmp_path_factory.mktemp("ray-home")
+    database_url = f"sqlite:///{folder / 'lethe.db'}"
+    environment = {"LETHE_HOME": str(folder), "LETHE_DATABASE_URL": database_url, "PYTHONPATH": str(ROOT)}
+    cluster = RayCluster(environment)
+    cluster.start(nodes=2)
+    yield RayHome(cluster, folder, database_url)
+    cluster.remove()
+
+
+@pytest.fixture
+def ray_arena(ray_home: RayHome) -> Iterator[Arena]:
+    """The nodes of the cluster, on the home that they share."""
+    store = JobStore(ray_home.database_url)
+    store.prepare()
+    made: list[RayExecutor] = []
+
+    def make() -> RayExecutor:
+        made.append(ray_home.executor())
+        return made[-1]
+
+    yield Arena(store, ray_home.folder, make)
+    for executor in made:
+        executor.close(grace=timedelta(0))
+    store.close()
 
 
 @pytest.fixture

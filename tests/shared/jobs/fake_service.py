@@ -7,8 +7,8 @@ import os
 import sys
 from datetime import timedelta
 
-from shared.jobs.executor import ProcessExecutor
 from shared.jobs.leases import LEASE
+from shared.jobs.process_executor import ProcessExecutor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import get_settings

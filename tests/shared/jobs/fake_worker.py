@@ -14,6 +14,7 @@ from typing import Any
 from shared.errors import DatasetError
 from shared.jobs.context import JobContext, JobLostError, JobSettledError
 from shared.jobs.worker import run_worker
+from shared.storage import open_store
 
 CANARY = "canary-prompt-51c9"
 
@@ -52,6 +53,24 @@ def alone(context: JobContext) -> dict[str, Any]:
         time.sleep(0.05)
     mark.unlink()
     return {"attempt": context.attempt}
+
+
+def kept(context: JobContext) -> dict[str, Any]:
+    """Steps with a checkpoint in the object store after each tenth; a later attempt goes on from the last one."""
+    _note_run(context)
+    total = context.spec["steps"]
+    store = open_store(context.settings)
+    prefix = f"checkpoints/{context.id}/"
+    found = store.list(prefix=prefix)
+    first = int(found[-1].key.removeprefix(prefix)) if found else 0
+    for step in range(first + 1, total + 1):
+        context.check_cancelled()
+        context.report(step, total, "stepping")
+        time.sleep(0.02)
+        if step % 10 == 0:
+            store.put(key=f"{prefix}{step:06}", data=b"state", if_absent=True)
+    store.close()
+    return {"from": first}
 
 
 def stubborn(context: JobContext) -> dict[str, Any]:
@@ -128,5 +147,5 @@ def _note_run(context: JobContext) -> None:
 
 
 if __name__ == "__main__":
-    known = (quick, steps, alone, stubborn, with_grandchild, dies, refused, lost, settled_elsewhere, defect, not_a_number)
+    known = (quick, steps, alone, kept, stubborn, with_grandchild, dies, refused, lost, settled_elsewhere, defect, not_a_number)
     sys.exit(run_worker("fake", {handler.__name__: handler for handler in known}))

@@ -1,35 +1,39 @@
-"""Child processes: fresh, alone in their group, ended when asked, killed when deaf."""
+"""What holds of every executor: child processes of this machine, and nodes of a Ray cluster."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from shared.errors import SaturatedError
-from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, ProcessExecutor
-from shared.jobs.records import JobStore
+from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 
-Executors = Callable[[int], ProcessExecutor]
+if TYPE_CHECKING:
+    from tests.shared.jobs.conftest import Arena
+
 Eventually = Callable[[Callable[[], object]], None]
 
 
-def start(store: JobStore, executor: ProcessExecutor, job_id: str, kind: str) -> int:
-    """Queue, claim and submit a job, as a runner would."""
-    store.create(job_id=job_id, kind=kind, spec={})
-    assert store.claim(kinds=[kind], owner="test") is not None
-    return executor.submit(job_id)
+@pytest.fixture(params=["process", pytest.param("ray", marks=pytest.mark.server)])
+def arena(request: pytest.FixtureRequest) -> Arena:
+    made: Arena = request.getfixturevalue(f"{request.param}_arena")
+    return made
 
 
-def mark(home: Path, job_id: str, name: str = "attempt-1") -> Path:
-    return home / "marks" / job_id / name
+@pytest.fixture
+def executor(arena: Arena) -> Iterator[Executor]:
+    """An executor of two slots that holds no job after the test."""
+    made = arena.make()
+    yield made
+    assert made.capacity() == Capacity(slots=2, busy=0)
 
 
-def exit_of(executor: ProcessExecutor, job_id: str, seconds: float = 30) -> int:
+def exit_of(executor: Executor, job_id: str, seconds: float = 60) -> int:
     deadline = time.monotonic() + seconds
     while (code := executor.poll(job_id)) is None:
         assert time.monotonic() < deadline
@@ -37,75 +41,84 @@ def exit_of(executor: ProcessExecutor, job_id: str, seconds: float = 30) -> int:
     return code
 
 
-def test_child_runs_the_job_and_frees_its_slot(store: JobStore, executors: Executors) -> None:
-    executor = executors(2)
-    assert start(store, executor, "job_1", "quick") == 0
+def test_job_runs_and_frees_its_slot(arena: Arena, executor: Executor) -> None:
+    job_id = arena.queue("quick")
+    assert executor.submit(job_id) == 0
     assert executor.capacity() == Capacity(slots=2, busy=1)
-    assert exit_of(executor, "job_1") == 0
-    assert executor.capacity() == Capacity(slots=2, busy=0)
-    assert executor.capacity().free == 2
-    assert store.get("job_1").state == "succeeded"
+    assert executor.capacity().free == 1
+    assert exit_of(executor, job_id) == 0
+    assert arena.store.get(job_id).state == "succeeded"
 
 
-def test_no_free_slot_is_refused_and_the_lowest_free_one_is_taken(store: JobStore, executors: Executors) -> None:
-    executor = executors(2)
-    assert start(store, executor, "job_1", "steps") == 0
-    assert start(store, executor, "job_2", "steps") == 1
+def test_no_free_slot_is_refused_and_the_lowest_free_one_is_taken(arena: Arena, executor: Executor) -> None:
+    first, second, third, fourth = (arena.queue(kind) for kind in ("steps", "steps", "quick", "quick"))
+    assert [executor.submit(first), executor.submit(second)] == [0, 1]
     with pytest.raises(SaturatedError):
-        executor.submit("job_3")
-    executor.cancel("job_1", grace=timedelta(0))
-    exit_of(executor, "job_1")
-    assert start(store, executor, "job_4", "quick") == 0
+        executor.submit(third)
+    executor.cancel(first, grace=timedelta(0))
+    exit_of(executor, first)
+    assert executor.submit(fourth) == 0
+    assert exit_of(executor, fourth) == 0
+    executor.cancel(second, grace=timedelta(0))
+    exit_of(executor, second)
 
 
-def test_thread_setting_reaches_the_child(store: JobStore, child_environment: dict[str, str]) -> None:
-    executor = ProcessExecutor(worker_module="tests.shared.jobs.fake_worker", slots=1, torch_threads=3, environment=child_environment)
-    start(store, executor, "job_1", "quick")
-    exit_of(executor, "job_1")
-    result = store.get("job_1").result
-    assert result == {"attempt": 1, "threads": "3"}
+def test_cancel_interrupts_a_listening_job(arena: Arena, executor: Executor, eventually: Eventually) -> None:
+    job_id = arena.start(executor, "steps")
+    eventually(arena.mark(job_id).exists)
+    executor.cancel(job_id, grace=timedelta(seconds=30))
+    assert exit_of(executor, job_id) == EXIT_INTERRUPTED
+    assert arena.store.get(job_id).state == "running"
 
 
-def test_cancel_interrupts_a_listening_job(store: JobStore, executors: Executors, eventually: Eventually, tmp_path: Path) -> None:
-    executor = executors(1)
-    start(store, executor, "job_1", "steps")
-    eventually(mark(tmp_path, "job_1").exists)
-    executor.cancel("job_1", grace=timedelta(seconds=30))
-    assert exit_of(executor, "job_1") == EXIT_INTERRUPTED
-    assert store.get("job_1").state == "running"
+def test_deaf_job_is_killed_after_the_grace(arena: Arena, executor: Executor, eventually: Eventually) -> None:
+    job_id = arena.start(executor, "stubborn")
+    eventually(arena.mark(job_id).exists)
+    executor.cancel(job_id, grace=timedelta(seconds=0.3))
+    assert executor.poll(job_id) is None
+    assert exit_of(executor, job_id) == -signal.SIGKILL
 
 
-def test_deaf_job_is_killed_after_the_grace(store: JobStore, executors: Executors, eventually: Eventually, tmp_path: Path) -> None:
-    executor = executors(1)
-    start(store, executor, "job_1", "stubborn")
-    eventually(mark(tmp_path, "job_1").exists)
-    executor.cancel("job_1", grace=timedelta(seconds=0.3))
-    assert executor.poll("job_1") is None
-    assert exit_of(executor, "job_1") == -signal.SIGKILL
+def test_job_that_kills_itself_is_told_by_its_code(arena: Arena, executor: Executor) -> None:
+    assert exit_of(executor, arena.start(executor, "dies")) == -signal.SIGKILL
 
 
-def test_what_a_job_started_dies_with_it(
-    store: JobStore, executors: Executors, eventually: Eventually, alive: Callable[[int], bool], tmp_path: Path
-) -> None:
-    executor = executors(1)
-    start(store, executor, "job_1", "with_grandchild")
-    assert exit_of(executor, "job_1") == 0
-    pid = int(mark(tmp_path, "job_1", "grandchild").read_text(encoding="utf-8"))
+def test_what_a_job_started_dies_with_it(arena: Arena, executor: Executor, eventually: Eventually, alive: Callable[[int], bool]) -> None:
+    job_id = arena.start(executor, "with_grandchild")
+    assert exit_of(executor, job_id) == 0
+    pid = int(arena.mark(job_id, "grandchild").read_text(encoding="utf-8"))
     eventually(lambda: not alive(pid))
 
 
-def test_close_ends_all_children(
-    store: JobStore, executors: Executors, eventually: Eventually, alive: Callable[[int], bool], tmp_path: Path
-) -> None:
-    executor = executors(2)
-    start(store, executor, "job_1", "steps")
-    start(store, executor, "job_2", "stubborn")
-    marks = [mark(tmp_path, "job_1"), mark(tmp_path, "job_2")]
+def test_cancel_of_a_job_that_ended_is_harmless(executor: Executor) -> None:
+    executor.cancel("job_9", grace=timedelta(0))
+
+
+def test_map_runs_every_job_once_and_no_more_than_fit(arena: Arena, executor: Executor) -> None:
+    job_ids = [arena.queue(kind) for kind in ("alone", "dies", "alone", "alone")]
+    seen = []
+    for job_id, code in executor.map(job_ids):
+        assert executor.capacity().busy <= 1
+        seen.append((job_id, code))
+    assert sorted(seen) == sorted((job_id, -signal.SIGKILL if job_id == job_ids[1] else 0) for job_id in job_ids)
+    assert [arena.store.get(job_id).result for job_id in job_ids] == [{"attempt": 1}, None, {"attempt": 1}, {"attempt": 1}]
+
+
+def test_map_that_nobody_listens_to_ends_what_it_started(arena: Arena, executor: Executor) -> None:
+    job_ids = [arena.queue(kind) for kind in ("quick", "steps", "quick")]
+    outcomes = executor.map(job_ids)
+    assert next(outcomes) == (job_ids[0], 0)
+    outcomes.close()
+    assert executor.capacity().busy == 0
+    assert arena.store.get(job_ids[1]).state == "running"
+    assert arena.store.get(job_ids[2]).result is None
+
+
+def test_close_ends_all_jobs(arena: Arena, eventually: Eventually, alive: Callable[[int], bool]) -> None:
+    executor = arena.make()
+    listening, deaf = arena.start(executor, "steps"), arena.start(executor, "stubborn")
+    marks = [arena.mark(listening), arena.mark(deaf)]
     for note in marks:
         eventually(note.exists)
-    assert executor.close(grace=timedelta(seconds=1)) == {"job_1": EXIT_INTERRUPTED, "job_2": -signal.SIGKILL}
+    assert executor.close(grace=timedelta(seconds=1)) == {listening: EXIT_INTERRUPTED, deaf: -signal.SIGKILL}
     assert [alive(int(note.read_text(encoding="utf-8"))) for note in marks] == [False, False]
-
-
-def test_cancel_of_a_job_that_ended_is_harmless(executors: Executors) -> None:
-    executors(1).cancel("job_9", grace=timedelta(0))

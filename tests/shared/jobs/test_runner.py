@@ -16,7 +16,8 @@ from prometheus_client import REGISTRY
 
 from shared.errors import UnavailableError
 from shared.jobs import runner as runner_module
-from shared.jobs.executor import Capacity, ProcessExecutor
+from shared.jobs.executor import Capacity
+from shared.jobs.process_executor import ProcessExecutor
 from shared.jobs.records import Job, JobStore
 from shared.jobs.runner import JobRunner
 
