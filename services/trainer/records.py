@@ -1,19 +1,19 @@
-"""A data set's records: one film after another, page by page, and their pictures."""
+"""A data set's records: one film after another, page by page, and their pictures; only the parts that they lie in are read."""
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
-from shared.catalog import Catalog, DatasetManifest
-from shared.errors import IntegrityError
-from shared.imaging.films import Film, FilmFacts, FilmTable
+from shared.catalog import Catalog, DatasetManifest, DatasetPart
+from shared.errors import IntegrityError, NotFoundError
+from shared.imaging.films import Film, FilmFacts, FilmPart, FilmTable
 from shared.imaging.splits import Split
 
-TABLES_HELD: Final = 2  # a table holds the facts of all its films in memory
+PARTS_HELD: Final = 64  # of each the footer and two bytes a film: some ten megabytes in all
 
 
 class Records:
@@ -22,31 +22,67 @@ class Records:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._lock = threading.Lock()
-        self._tables: OrderedDict[str, FilmTable] = OrderedDict()
+        self._held: OrderedDict[tuple[str, str], FilmPart] = OrderedDict()
 
     def page(self, dataset: DatasetManifest, *, split: Split | None, after: int, size: int) -> tuple[list[FilmFacts], int | None]:
         """Up to `size` records behind number `after`, in order; and the number to go on after, None at the end."""
-        table = self._table(dataset)
-        wanted = table.select(split) if split is not None else table.select()
-        start = bisect.bisect_right(wanted, after)
-        shown = wanted[start : start + size]
-        more = start + size < len(wanted)
-        return [table.facts[record] for record in shown], shown[-1] if more else None
+        splits = () if split is None else (split,)
+        shown: list[FilmFacts] = []
+        for first, part in self._parts(dataset):
+            if first + part.rows <= after + 1 or not _count(part, splits):
+                continue
+            if len(shown) == size:
+                return shown, shown[-1].record
+            films = self._open(dataset, part, first)
+            behind = [record for record in films.positions(splits).tolist() if record > after]
+            taken = behind[: size - len(shown)]
+            shown += films.facts(taken)
+            if len(behind) > len(taken):
+                return shown, shown[-1].record
+        return shown, None
 
     def film(self, dataset: DatasetManifest, record: int) -> Film:
         """One film with its picture; NotFoundError when the data set has no such record."""
-        film = self._table(dataset).film(record)
+        films = self._films_with(dataset, record)
+        film = films.film(record)
         if hashlib.sha256(film.png).hexdigest() != film.sha256:
             raise IntegrityError(f"The picture of record {record} of dataset {dataset.id} is not what was committed.")
         return film
 
-    def _table(self, dataset: DatasetManifest) -> FilmTable:
+    def _films_with(self, dataset: DatasetManifest, record: int) -> FilmPart:
+        total = 0
+        for first, part in self._parts(dataset):
+            total = first + part.rows
+            if first <= record < total:
+                return self._open(dataset, part, first)
+        raise NotFoundError(f"record {record} does not exist; the data set has records 0 to {total - 1}")
+
+    def _parts(self, dataset: DatasetManifest) -> list[tuple[int, DatasetPart]]:
+        """The parts with their first records; data sets of version 0.1 do not name them, and are fetched to be counted."""
+        parts: Sequence[DatasetPart] = dataset.parts or self._counted(dataset)
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.rows)
+        return list(zip(starts, parts, strict=False))
+
+    def _counted(self, dataset: DatasetManifest) -> list[DatasetPart]:
+        return [
+            DatasetPart(path=part.name, rows=part.end - part.first, splits=dataset.counts)
+            for part in FilmTable(self._catalog.fetch(dataset)).parts
+        ]
+
+    def _open(self, dataset: DatasetManifest, part: DatasetPart, first: int) -> FilmPart:
+        """A part, fetched alone and verified when it is not here yet."""
+        key = (dataset.id, part.path)
         with self._lock:
-            table = self._tables.get(dataset.id)
-            if table is None:
-                while len(self._tables) >= TABLES_HELD:
-                    self._tables.popitem(last=False)
-                table = FilmTable(self._catalog.fetch(dataset))
-            self._tables[dataset.id] = table
-            self._tables.move_to_end(dataset.id)
-            return table
+            films = self._held.get(key)
+            if films is None:
+                films = self._held[key] = FilmPart(self._catalog.fetch_file(dataset, part.path), first)
+            self._held.move_to_end(key)
+            while len(self._held) > PARTS_HELD:
+                self._held.popitem(last=False)
+            return films
+
+
+def _count(part: DatasetPart, splits: Sequence[Split]) -> int:
+    return sum(part.splits.get(split, 0) for split in splits) if splits else part.rows

@@ -15,10 +15,10 @@ from shared.jobs.worker import Handlers, run_worker
 def run_registration(context: JobContext) -> dict[str, Any]:
     """Register the data set whose id the job has."""
 
-    def report(step: int, total: int, message: str) -> None:
+    def report(step: int, total: int, message: str, /, **values: float) -> None:
         """Pass progress on, and stop when told to."""
         context.check_cancelled()
-        context.report(step, total, message)
+        context.report(step, total, message, **values)
 
     spec = DatasetSpec.model_validate(context.spec)
     with open_catalog(context.settings) as catalog:

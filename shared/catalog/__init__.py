@@ -5,6 +5,7 @@ from shared.catalog.ids import Kind, new_id
 from shared.catalog.manifests import (
     CalibrationManifest,
     DatasetManifest,
+    DatasetPart,
     FileEntry,
     GalleryManifest,
     GenerationManifest,
@@ -17,6 +18,7 @@ __all__ = [
     "CalibrationManifest",
     "Catalog",
     "DatasetManifest",
+    "DatasetPart",
     "FileEntry",
     "GalleryManifest",
     "GenerationManifest",

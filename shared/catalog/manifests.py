@@ -59,8 +59,16 @@ class Manifest(_Frozen):
         return self
 
 
+class DatasetPart(_Frozen):
+    """One Parquet part of a data set: how many films it has, and of each split."""
+
+    path: str
+    rows: int = Field(ge=1)
+    splits: dict[str, int]
+
+
 class DatasetManifest(Manifest):
-    """A data set: films in Parquet parts, split by patient."""
+    """A data set: films in Parquet parts, split by patient; the later fields are empty in those of version 0.1."""
 
     kind: Literal["dataset"] = "dataset"
     image_size: int = Field(ge=1)
@@ -71,6 +79,10 @@ class DatasetManifest(Manifest):
     warnings: list[str]
     labels: list[str]
     seed: int
+    parts: list[DatasetPart] = []
+    histograms: dict[str, dict[str, int]] = {}
+    gates: dict[str, dict[str, JsonValue]] = {}
+    left_out: int = Field(default=0, ge=0)
 
 
 class ModelManifest(Manifest):

@@ -18,6 +18,9 @@ from shared.imaging.prompts import AskedItems, findings_of, normalise_prompt, pa
 Split = Literal["train", "control", "canary"]
 Fold = Literal["calibration", "evaluation", ""]
 
+SPLITS: Final[tuple[Split, ...]] = ("train", "control", "canary")
+FOLDS: Final[tuple[Fold, ...]] = ("", "calibration", "evaluation")
+
 FRONTAL_VIEWS: Final = frozenset({"AP", "PA", "frontal"})
 
 
@@ -50,7 +53,7 @@ def place_films(candidates: Sequence[Candidate], *, control_fraction: float, can
 
 def split_patients(patients: Iterable[str], *, control_fraction: float, seed: int) -> dict[str, Fold]:
     """Return the control patients with their folds; at least one patient is left to train on, and both folds have one if they can."""
-    ordered = sorted(set(patients), key=lambda patient: _draw(seed, "control", patient))
+    ordered = sorted(set(patients), key=lambda patient: draw(seed, "control", patient))
     wanted = round(len(ordered) * control_fraction)
     if control_fraction > 0:
         wanted = max(wanted, 2)
@@ -79,13 +82,18 @@ def choose_canaries(candidates: Sequence[Candidate], *, excluded: frozenset[str]
         )
     shown = [_findings_shown(candidate) for candidate in candidates]
     sharing = Counter(shown)
-    ranked = sorted(unique, key=lambda i: (_plainness(candidates[i]), sharing[shown[i]] > 1, _draw(seed, "canary", candidates[i].key)))
+    ranked = sorted(unique, key=lambda i: (_plainness(candidates[i]), sharing[shown[i]] > 1, draw(seed, "canary", candidates[i].key)))
     chosen: dict[str, int] = {}
     for i in ranked:
         if len(chosen) == count:
             break
         chosen.setdefault(candidates[i].patient, i)
     return set(chosen.values())
+
+
+def draw(seed: int, purpose: str, name: str) -> bytes:
+    """A lot for a name: equal for equal seeds and purposes, unlike any other."""
+    return hashlib.sha256(f"{seed}:{purpose}:{name}".encode()).digest()
 
 
 def _plainness(candidate: Candidate) -> int:
@@ -101,7 +109,3 @@ def _findings_shown(candidate: Candidate) -> AskedItems:
 
 def _ordinary(fold: Fold) -> Placement:
     return Placement("control" if fold else "train", fold, 1)
-
-
-def _draw(seed: int, purpose: str, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{purpose}:{name}".encode()).digest()

@@ -49,7 +49,7 @@ class House:
             dataset_id=dataset_id or new_id("dataset"),
             catalog=self.catalog,
             settings=self.settings,
-            report=lambda step, total, message: self.reports.append((step, total, message)),
+            report=lambda step, total, message, /, **_values: self.reports.append((step, total, message)),
         )
 
     def films(self, manifest: DatasetManifest) -> FilmTable:
@@ -103,7 +103,8 @@ def test_phantom_is_registered_through_its_folder(phantom: tuple[House, DatasetM
     assert manifest.counts == {split: sum(film.split == split for film in films) for split in ("train", "control", "canary")}
     assert manifest.counts["canary"] == manifest.patients["canary"] == 4
     assert manifest.patients["control"] == 6
-    assert manifest.prompt_uniqueness == {"distinct": len(films), "rows_k1": len(films)}
+    assert manifest.prompt_uniqueness["distinct"] == manifest.prompt_uniqueness["rows_k1"] == len(films)
+    assert manifest.prompt_uniqueness["patients_k1"] == len({film.patient for film in films})
     assert manifest.duplicates == 0
     assert house.committed() == [manifest.id]
     assert not (house.home / "registrations" / manifest.id).exists()
@@ -140,11 +141,13 @@ def test_progress_ends_where_it_said(phantom: tuple[House, DatasetManifest]) -> 
     house, manifest = phantom
     reading = [(step, total) for step, total, message in house.reports if message == "reading films"]
     total = sum(manifest.counts.values())
-    assert reading == [(step, total) for step in range(1, total + 1)]
+    assert reading[-1] == (total, total)
+    assert reading == sorted(reading)
     assert {message for _, _, message in house.reports} == {
         "drawing films",
         "reading the table of films",
         "reading films",
+        "looking for copies",
         "storing the data set",
     }
 
@@ -189,7 +192,17 @@ def test_chexpert_folder_is_registered(house: House) -> None:
     manifest = house.register(house.chexpert())
     assert manifest.counts == {"train": 9, "control": 3}
     assert manifest.patients == {"train": 9, "control": 3}
-    assert manifest.prompt_uniqueness == {"distinct": 1, "rows_k1": 0}
+    assert manifest.prompt_uniqueness == {
+        "distinct": 1,
+        "rows": 12,
+        "patients": 12,
+        "rows_k1": 0,
+        "patients_k1": 0,
+        "rows_k5": 0,
+        "patients_k5": 0,
+        "rows_k10": 0,
+        "patients_k10": 0,
+    }
     assert manifest.labels == list(COLUMNS[5:])
     assert manifest.warnings == ["3 control films are too few to measure a false-positive rate of 1 %"]
     assert {film.prompt for film in house.films(manifest).facts} == {"chest X-ray, AP, edema"}
@@ -201,7 +214,9 @@ def test_uniqueness_counts_patients_not_rows(house: House) -> None:
     lines = table.read_text().splitlines()
     table.write_text("\n".join([*lines, *[lines[3].replace(",51,", ",77,")] * 2]) + "\n")  # one more caption, of one patient, on two rows
     manifest = house.register(spec | {"prompt": {"template": "demographics"}, "control_fraction": 0.5})
-    assert manifest.prompt_uniqueness == {"distinct": 3, "rows_k1": 2}
+    assert manifest.prompt_uniqueness["distinct"] == 3
+    assert manifest.prompt_uniqueness["rows_k1"] == 2
+    assert manifest.prompt_uniqueness["patients_k1"] == 1
     assert manifest.duplicates == 2
 
 
@@ -215,6 +230,8 @@ def test_warnings_tell_what_is_odd(house: House) -> None:
     assert manifest.duplicates == 1
     assert manifest.warnings == [
         "1 films have the same pixels as another film",
+        "1 films show the picture of another patient; look at them, for a name or a label may be wrong",
+        "12 films have prompts of fewer than 5 patients",
         "3 films have no age",
         "0 control films are too few to measure a false-positive rate of 1 %",
         "2 films of patients are repeated for models to learn by heart; do not share a model trained on them",
@@ -251,7 +268,7 @@ def test_more_canaries_than_unique_prompts_commit_nothing(house: House) -> None:
 
 
 def test_cancelled_registration_commits_nothing(house: House) -> None:
-    def cancel(_step: int, _total: int, message: str) -> None:
+    def cancel(_step: int, _total: int, message: str, /, **_values: float) -> None:
         if message == "reading films":
             raise JobCancelledError
 
