@@ -30,12 +30,22 @@ _latest = 0
 
 def new_id(kind: Prefixed) -> str:
     """A new id of this kind; in one process each sorts behind the one before, however fast they follow each other."""
+    return _new_id(PREFIXES[kind])
+
+
+def new_id_like(known: str) -> str:
+    """A new id of the kind that a known one has."""
+    return _new_id(known.partition("_")[0])
+
+
+def _new_id(prefix: str) -> str:
+    """A prefix, the time, and chance."""
     global _latest  # noqa: PLW0603 - the order of ids is a property of the process
     with _lock:
         drawn = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
         _latest = max(drawn, _latest + 1)
         number = _latest
-    return f"{PREFIXES[kind]}_{_encode(number)}"
+    return f"{prefix}_{_encode(number)}"
 
 
 def is_id(kind: Prefixed, text: str) -> bool:

@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from shared.errors import NotFoundError
+from shared.catalog.ids import new_id_like
+from shared.errors import ConflictError, NotFoundError
 from shared.http.bodies import StrictBody
 from shared.http.events import SSE_HEADERS, job_events, read_last_event_id
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -112,7 +113,20 @@ async def accept_job(
     body: StrictBody,
 ) -> JSONResponse:
     """Queue a job and answer 202 with its envelope; a repeated Idempotency-Key answers what was answered first."""
-    idempotency = _idempotency_key(request, noun=noun, body=body)
+    idempotency = _idempotency_key(request, route=noun, fingerprint=canonical_digest(body.model_dump(mode="json")))
+    return await _queue_job(state, noun=noun, kind=kind, job_id=job_id, spec=spec, idempotency=idempotency)
+
+
+async def _queue_job(
+    state: JobsState,
+    *,
+    noun: str,
+    kind: str,
+    job_id: str,
+    spec: dict[str, Any],
+    idempotency: IdempotencyKey | None,
+) -> JSONResponse:
+    """Write the record, once for each key, and answer its envelope."""
     if idempotency is None:
         answer = envelope(await asyncio.to_thread(state.jobs.create, job_id=job_id, kind=kind, spec=spec, trace_id=current_trace_id()))
     else:
@@ -140,7 +154,7 @@ def operation_routes(
     missing: Missing[StateT] | None = None,
     listed: bool = True,
 ) -> None:
-    """Add GET /v1/{noun}, GET …/{id}, GET …/{id}/events and POST …/{id}/cancel for the jobs of one kind.
+    """Add GET /v1/{noun}, GET …/{id}, GET …/{id}/events, POST …/{id}/cancel and POST …/{id}/retry for the jobs of one kind.
 
     `extend` answers more fields of a job (a manifest's, once it succeeded); `missing` answers a resource that has no job
     record here, or raises NotFoundError. Both run on a thread.
@@ -148,6 +162,7 @@ def operation_routes(
     _add_reading(router, noun=noun, kind=kind, state_type=state_type, extend=extend, missing=missing)
     _add_events(router, noun=noun, kind=kind, state_type=state_type)
     _add_cancelling(router, noun=noun, kind=kind, state_type=state_type)
+    _add_retrying(router, noun=noun, kind=kind, state_type=state_type)
     if listed:
         _add_listing(router, noun=noun, kind=kind, state_type=state_type, extend=extend)
 
@@ -224,6 +239,27 @@ def _add_cancelling(router: APIRouter, *, noun: str, kind: str, state_type: type
         return JSONResponse(envelope(state.jobs.request_cancel(id)), headers={"Cache-Control": "no-store"})
 
 
+def _add_retrying(router: APIRouter, *, noun: str, kind: str, state_type: type[StateT]) -> None:
+    """POST of the other verb."""
+
+    @router.post(
+        f"/v1/{noun}/{{id}}/retry",
+        status_code=202,
+        name=f"retry_{kind}",
+        summary="Ask for the same again, under a new id",
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
+    )
+    async def retry_operation(id: JobId, request: Request) -> JSONResponse:  # noqa: A002 - the path's own name
+        """Queue a new operation with the inputs of one that failed or was cancelled, which stays as it is."""
+        state = read_state(request, state_type)
+        job = await asyncio.to_thread(_job_of_kind, state, id, noun=noun, kind=kind)
+        if job.state not in {"failed", "cancelled"}:
+            raise ConflictError(f"{id} is {job.state}; only what failed or was cancelled can be asked for again.")
+        idempotency = _idempotency_key(request, route=f"{noun}/{id}/retry", fingerprint=job.spec_digest)
+        return await _queue_job(state, noun=noun, kind=kind, job_id=new_id_like(id), spec=job.spec, idempotency=idempotency)
+
+
 def _job_of_kind(state: JobsState, job_id: str, *, noun: str, kind: str) -> Job:
     """The job behind a resource; NotFoundError when there is none, or when it is of another kind."""
     absent = NotFoundError(f"There is no {job_id!r} among the {noun}.")
@@ -241,11 +277,11 @@ def _extended(state: StateT, job: Job, extend: Extend[StateT] | None) -> dict[st
     return (extend(state, job) if extend is not None else {}) | envelope(job)
 
 
-def _idempotency_key(request: Request, *, noun: str, body: StrictBody) -> IdempotencyKey | None:
+def _idempotency_key(request: Request, *, route: str, fingerprint: str) -> IdempotencyKey | None:
     """The caller's Idempotency-Key with what it stands for."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise MalformedRequestError("The Idempotency-Key must be 1 to 255 visible ASCII characters.")
-    return IdempotencyKey(scope=f"POST /v1/{noun}", key=key, fingerprint=canonical_digest(body.model_dump(mode="json")))
+    return IdempotencyKey(scope=f"POST /v1/{route}", key=key, fingerprint=fingerprint)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shared.catalog import ids
-from shared.catalog.ids import PREFIXES, Prefixed, is_id, new_id
+from shared.catalog.ids import PREFIXES, Prefixed, is_id, new_id, new_id_like
 from shared.storage import validate_key
 
 
@@ -22,6 +22,12 @@ def test_new_id_has_the_prefix_of_its_kind(kind: Prefixed, prefix: str) -> None:
     assert len(made) == len(prefix) + 26
     assert validate_key(made) == made
     assert [other for other in PREFIXES if is_id(other, made)] == [kind]
+
+
+def test_id_like_another_is_of_its_kind() -> None:
+    known = new_id("calibration")
+    assert is_id("calibration", new_id_like(known))
+    assert new_id_like(known) != known
 
 
 def test_later_id_sorts_behind(monkeypatch: pytest.MonkeyPatch) -> None:

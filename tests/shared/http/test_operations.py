@@ -63,7 +63,12 @@ async def test_failed_operation_is_fetched_with_200_and_shows_its_problem(servic
 async def test_unknown_operation_is_named_and_one_of_another_kind_is_not_shown(service: Any) -> None:
     service.state.jobs.create(job_id="job_other", kind="quick", spec={})
     for name in ("thing_9", "job_other"):
-        for method, path in [("GET", f"/v1/things/{name}"), ("GET", f"/v1/things/{name}/events"), ("POST", f"/v1/things/{name}/cancel")]:
+        for method, path in [
+            ("GET", f"/v1/things/{name}"),
+            ("GET", f"/v1/things/{name}/events"),
+            ("POST", f"/v1/things/{name}/cancel"),
+            ("POST", f"/v1/things/{name}/retry"),
+        ]:
             response = await service.client.request(method, path)
             assert response.status_code == 404
             assert response.json()["detail"] == f"There is no '{name}' among the things."
@@ -71,6 +76,41 @@ async def test_unknown_operation_is_named_and_one_of_another_kind_is_not_shown(s
 
 async def test_resource_without_a_record_is_shown_from_elsewhere(service: Any) -> None:
     assert (await service.client.get("/v1/things/kept_1")).json() == {"id": "kept_1", "kept": True}
+
+
+async def test_retry_clones_inputs(service: Any) -> None:
+    await create(service, steps=7)
+    service.state.jobs.claim(kinds=["steps"], owner="test")
+    service.state.jobs.fail(job_id="thing_1", attempt=1, problem={"status": 422})
+    before = service.state.jobs.get("thing_1")
+    response = await service.client.post("/v1/things/thing_1/retry")
+    answer = response.json()
+    assert (response.status_code, response.headers["location"]) == (202, f"/v1/things/{answer['id']}")
+    assert answer["id"].startswith("thing_")
+    assert (answer["state"], answer["error"], answer["progress"]["step"]) == ("queued", None, 0)
+    clone = service.state.jobs.get(answer["id"])
+    assert (clone.spec, clone.spec_digest, clone.attempt, clone.losses) == (before.spec, before.spec_digest, 0, 0)
+    assert clone.trace_id not in {None, before.trace_id}
+    assert service.state.jobs.get("thing_1") == before
+
+
+async def test_retry_with_a_key_makes_one_job(service: Any) -> None:
+    await create(service)
+    service.state.jobs.request_cancel("thing_1")
+    answers = [(await service.client.post("/v1/things/thing_1/retry", headers={"Idempotency-Key": "k"})).json() for _ in range(2)]
+    assert answers[0]["id"] == answers[1]["id"] != "thing_1"
+    assert len(service.state.jobs.list(kinds=["steps"])) == 2
+
+
+async def test_what_is_under_way_or_succeeded_is_not_retried(service: Any) -> None:
+    await create(service)
+    for settle in (lambda: None, lambda: service.state.jobs.claim(kinds=["steps"], owner="test")):
+        settle()
+        response = await service.client.post("/v1/things/thing_1/retry")
+        assert (response.status_code, response.json()["type"]) == (409, "urn:lethe:problem:state-conflict")
+    service.state.jobs.succeed(job_id="thing_1", attempt=1, result={})
+    assert "thing_1 is succeeded" in (await service.client.post("/v1/things/thing_1/retry")).json()["detail"]
+    assert len(service.state.jobs.list(kinds=["steps"])) == 1
 
 
 async def test_cancel_is_idempotent_and_touches_one(service: Any) -> None:
