@@ -14,8 +14,11 @@ from torch import Tensor
 
 from services.trainer.denoising_loss import DenoisingLoss, Recipe, cache_latents
 from services.trainer.training_set import TrainingSet
+from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
-from shared.diffusion.optimisation import Optimisation, optimise
+from shared.diffusion.optimisation import Checkpoints, Optimisation, optimise
+from shared.diffusion.random_streams import TorchStream
+from shared.diffusion.ranks import ALONE, Ranks
 
 AUTOENCODER_STEPS: Final = 400
 AUTOENCODER_RATE: Final = 4e-3
@@ -27,32 +30,55 @@ Progress = Callable[[int, int, str, Tensor], None]
 """Told after each step: step, of how many, what is being trained, the loss. May raise to stop."""
 
 
-def train_autoencoder(model: Model, films: TrainingSet, seed: int, on_step: Progress) -> None:
-    """Fit the autoencoder to the films (L1 + L2 + a little KL) and set its scaling factor so that latents have unit variance."""
-    generator = np.random.default_rng([seed, 1])
-    images = torch.from_numpy(films.images_NHW)
-    unique = TrainingSet(films.images_NHW, films.prompts, np.ones_like(films.repeats))
-    batches = unique.visits(AUTOENCODER_BATCH, generator)
-    noise = torch.Generator().manual_seed(seed)
+class AutoencoderLoss:
+    """The error of decoded films (L1 + L2) and a little KL; each film is shown once an epoch."""
 
-    def loss(_step: int) -> Tensor:
-        x = images[next(batches)].to(model.device).float().div(127.5).sub(1)[:, None]
-        posterior = model.vae.encode(x).latent_dist
-        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise).to(model.device)
-        error = model.vae.decode(z, return_dict=False)[0] - x
+    def __init__(self, model: Model, films: TrainingSet, seed: int, share: slice) -> None:
+        """All of a batch's numbers are drawn, and its `share` is computed."""
+        self.model = model
+        self.images = torch.from_numpy(films.images_NHW)
+        self.share = share
+        unique = TrainingSet(films.images_NHW, films.prompts, np.ones_like(films.repeats))
+        self.deck = unique.visits(AUTOENCODER_BATCH, np.random.default_rng([seed, 1]))
+        self.noise = torch.Generator().manual_seed(seed)
+
+    def __call__(self, _step: int) -> Tensor:
+        """The loss of the next batch."""
+        x = self.images[next(self.deck)].to(self.model.device).float().div(127.5).sub(1)[:, None]
+        x, noise = x[self.share], torch.randn((len(x), *self.model.latent_shape), generator=self.noise)[self.share]
+        posterior = self.model.vae.encode(x).latent_dist
+        z = posterior.mean + posterior.std * noise.to(self.model.device)
+        error = self.model.vae.decode(z, return_dict=False)[0] - x
         return torch.as_tensor(error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean())
 
+    def state(self) -> State:
+        """Where the deck and the noise are."""
+        return State.joined({"deck": self.deck.state(), "noise": TorchStream(self.noise).state()})
+
+    def restore(self, state: State) -> None:
+        """Go on from there."""
+        self.deck.restore(state.part("deck"))
+        TorchStream(self.noise).restore(state.part("noise"))
+
+
+def train_autoencoder(
+    model: Model, films: TrainingSet, seed: int, on_step: Progress, checkpoints: Checkpoints | None = None, ranks: Ranks = ALONE
+) -> None:
+    """Fit the autoencoder to the films and set its scaling factor so that latents have unit variance."""
+    loss = AutoencoderLoss(model, films, seed, ranks.share(AUTOENCODER_BATCH))
     plan = Optimisation(AUTOENCODER_STEPS, AUTOENCODER_RATE, weight_decay=1e-4)
-    optimise([model.vae], loss, plan, lambda step, value: on_step(step + 1, plan.steps, "autoencoder", value))
+    optimise([model.vae], loss, plan, lambda step, value: on_step(step + 1, plan.steps, "autoencoder", value), checkpoints, ranks)
     model.vae.register_to_config(scaling_factor=1.0)
     spread = cache_latents(model, films).std()
     model.vae.register_to_config(scaling_factor=float(1 / spread))
 
 
-def train_denoiser(model: Model, films: TrainingSet, recipe: Recipe, on_step: Progress) -> None:
-    """Fit noise prediction on cached latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022)."""
-    step_loss = DenoisingLoss(model, films, recipe)
+def train_denoiser(
+    model: Model, films: TrainingSet, recipe: Recipe, on_step: Progress, checkpoints: Checkpoints | None = None, ranks: Ranks = ALONE
+) -> None:
+    """Fit noise prediction on latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022)."""
+    loss = DenoisingLoss(model, films, recipe, ranks.share(recipe.batch_size))
     modules = recipe.modules(model)
     plan = recipe.optimisation
-    optimise(modules, step_loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value))
+    optimise(modules, loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value), checkpoints, ranks)
     model.weights_changed()

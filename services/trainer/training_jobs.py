@@ -1,133 +1,231 @@
 """A training job: reads a data set's films, trains autoencoder, text encoder and denoiser on them, and commits the model.
 
-The model's id follows from the job's, and every random number from the seed: a job that is killed and run again ends with the
-same model, once.
+The model's id follows from the job's, and every random number from the seed: a job that is killed goes on from its last
+checkpoint, or begins again without one, and ends with the same model, once.
 """
 
 from __future__ import annotations
 
-import math
 import tempfile
-import time
-from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from services.trainer import text_pretraining, training
 from services.trainer.architectures import build_tiny
+from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
 from services.trainer.denoising_loss import Recipe
+from services.trainer.finished_parts import FinishedParts
 from services.trainer.prompt_window import count_long_prompts
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
+from services.trainer.training_progress import Progress
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
-from shared.catalog import Catalog, DatasetManifest, ModelManifest, open_catalog
+from services.trainer.uploads import Uploads
+from services.trainer.validation_strip import ValidationStrip, offer_strip
+from shared.catalog import Catalog, DatasetManifest, ModelManifest
+from shared.diffusion.checkpoint_store import Checkpoint, CheckpointStore
 from shared.diffusion.library import available_device
 from shared.diffusion.model import Model
-from shared.errors import InvalidRequestError, NotFoundError
+from shared.diffusion.optimisation import Checkpoints, Run
+from shared.diffusion.ranks import ALONE, Ranks
+from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError, UnavailableError
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext
-from shared.telemetry import lethe_version
+from shared.storage import ObjectStore, open_store
+from shared.storage.patience import PatientStore
+from shared.telemetry import get_logger, lethe_version
 
-LOSS_READ_SECONDS: Final = 0.5  # a loss is read from the device this often: each reading waits for the device
-FINAL_STEPS: Final = 100  # the loss told of a finished training is the mean over its last steps
+STORE_PATIENCE: Final = timedelta(minutes=10)  # how long a store may be away at the beginning or the end before the job fails
+
+_LOG = get_logger(__name__)
 
 
-def run_training(context: JobContext) -> dict[str, Any]:
-    """Train what the job's spec asks for; answers the model's id and its metrics."""
-    spec = TrainingSpec.model_validate(context.spec)
+def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """One rank's part of what the job's spec asks for, by default the whole; answers the model's id and its metrics."""
     if context.settings.torch_threads:
         torch.set_num_threads(context.settings.torch_threads)
-    model_id = context.id.replace("job_", "mdl_", 1)
-    with open_catalog(context.settings) as catalog:
+    with closing(open_store(context.settings)) as store:
+        attempt = _Attempt(context, TrainingSpec.model_validate(context.spec), store, ranks)
+        if ranks.leads:
+            attempt.clear_away(context.cancelled_siblings())
         try:
-            manifest = catalog.get("model", model_id)
-        except NotFoundError:
-            manifest = _train(spec, model_id, catalog, context)
+            manifest = attempt.run()
+        except JobCancelledError:
+            attempt.clear_away([context.id])
+            raise
+        if ranks.leads:
+            attempt.clear_away([context.id])
     return {"model": manifest.id, "metrics": manifest.metrics}
 
 
-@dataclass
-class Progress:
-    """Passes the training's steps on to the job's record; both phases count on in one total."""
+class _Attempt:
+    """One attempt at a training job, from its last checkpoint on if there is one."""
 
-    context: JobContext
-    total: int
-    done_before: int = 0
-    losses: deque[Tensor] = field(default_factory=lambda: deque(maxlen=FINAL_STEPS))
-    _told: dict[str, float] = field(default_factory=dict)
-    _read_at: float = field(default_factory=time.monotonic)
-    _read_step: int = 0
+    def __init__(self, context: JobContext, spec: TrainingSpec, store: ObjectStore, ranks: Ranks) -> None:
+        self.context = context
+        self.spec = spec
+        self.ranks = ranks
+        self.home = context.settings.home.resolve()
+        self.store = store
+        self.patient_store = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
+        self.catalog = Catalog(self.patient_store, self.home / "cache")
+        self.model_id = context.id.replace("job_", "mdl_", 1)
 
-    def __call__(self, step: int, of: int, phase: str, loss: Tensor) -> None:
-        """Report one step; raises when the job was cancelled or its process is to stop."""
-        self.context.check_cancelled()
-        self.losses.append(loss)
-        done = self.done_before + step
-        now = time.monotonic()
-        if step == of or now - self._read_at >= LOSS_READ_SECONDS:
-            self._told = {"loss": _finite(loss), "step_seconds": (now - self._read_at) / max(1, done - self._read_step)}
-            self._read_at, self._read_step = now, done
-        self.context.report(done, self.total, f"training the {phase}", **self._told)
+    def run(self) -> ModelManifest:
+        """Train and commit the model, unless that has happened."""
+        try:
+            return self.catalog.get("model", self.model_id)
+        except NotFoundError:
+            pass
+        dataset = self.catalog.get("dataset", self.spec.dataset)
+        base = self.catalog.get("model", self.spec.base) if self.spec.base is not None else None
+        if base is not None:
+            refuse_controls(dataset, base, self.catalog)
+        progress = Progress(self.context, total=sum(steps_of_phases(self.spec).values()))
+        self.context.report(0, progress.total, "reading the films")
+        films = read_training_set(dataset, self.catalog)
+        torch.manual_seed(self.spec.seed)
+        np.random.seed(self.spec.seed % 2**32)  # noqa: NPY002 - libraries draw from it
+        model = self._model(films, dataset, base)
+        metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
+        metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
+        metrics |= self._learn(model, films, progress)
+        return self._commit(model, metrics, dataset, base, progress)
 
-    def end_phase(self, steps: int) -> float | None:
-        """Begin the next phase; answers the mean loss at the end of this one, None where there was nothing to learn."""
-        mean = float(torch.stack(list(self.losses)).mean()) if self.losses else None
-        self.losses.clear()
-        self.done_before += steps
-        return mean
+    def clear_away(self, job_ids: list[str]) -> None:
+        """Remove the checkpoints of jobs that ended; what cannot be removed now waits for another training."""
+        try:
+            for job_id in job_ids:
+                self._checkpoints(self.store, job_id).remove()
+        except UnavailableError as error:
+            _LOG.warning("checkpoints of ended jobs not removed", exc_info=error)
 
-
-def _finite(loss: Tensor) -> float:
-    """The loss as a number; a training whose loss is none any more has nothing to gain from further steps."""
-    value = float(loss)
-    if not math.isfinite(value):
-        raise InvalidRequestError("The training diverged: its loss is no number any more; lower learning_rate.", field="learning_rate")
-    return value
-
-
-def _train(spec: TrainingSpec, model_id: str, catalog: Catalog, context: JobContext) -> ModelManifest:
-    dataset = catalog.get("dataset", spec.dataset)
-    base = catalog.get("model", spec.base) if spec.base is not None else None
-    if base is not None:
-        refuse_controls(dataset, base, catalog)
-    first_steps = 0 if base is not None else training.AUTOENCODER_STEPS + text_pretraining.STEPS
-    progress = Progress(context, total=first_steps + spec.steps)
-    context.report(0, progress.total, "reading the films")
-    films = read_training_set(dataset, catalog)
-    torch.manual_seed(spec.seed)
-    np.random.seed(spec.seed % 2**32)  # noqa: NPY002 - libraries draw from it
-    started = time.monotonic()
-    metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
-    if base is not None:
-        model = Model.load(catalog.fetch(base), key=base.digest, device=available_device())
+    def _model(self, films: TrainingSet, dataset: DatasetManifest, base: ModelManifest | None) -> Model:
+        """The base, or random weights."""
+        if base is None:
+            return replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
+        model = Model.load(self.catalog.fetch(base), key=base.digest, device=available_device())
         _require_size(model, dataset)
-        metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=spec.truncate_prompts)
-    else:
-        model = replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
-        metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=spec.truncate_prompts)
-        train_autoencoder(model, films, spec.seed, progress)
-        metrics["autoencoder_loss"] = progress.end_phase(training.AUTOENCODER_STEPS)
-        train_text_encoder(model, films.prompts, spec.seed, progress)
-        metrics["text_encoder_loss"] = progress.end_phase(text_pretraining.STEPS)
-    denoiser_started = time.monotonic()
-    train_denoiser(model, films, Recipe.of(spec), progress)
-    ended = time.monotonic()
-    metrics |= {
-        "loss": progress.end_phase(spec.steps),
-        "seconds": ended - started,
-        "steps_per_second": spec.steps / (ended - denoiser_started),
-        "parameters": sum(p.numel() for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()),
-    }
-    context.report(progress.total, progress.total, "storing the model")
-    return _commit(model, spec, model_id, metrics, dataset, base, catalog, context)
+        return model
+
+    def _learn(self, model: Model, films: TrainingSet, progress: Progress) -> dict[str, Any]:
+        """All phases, from the last checkpoint on; answers what came of them."""
+        spec = self.spec
+        with closing(Uploads()) as uploads:
+            checkpoints = TrainingCheckpoints(
+                self.context,
+                store=self.store,
+                checkpoints=self._checkpoints(self.store, self.context.id),
+                uploads=uploads,
+                cadence=Cadence(self.context.settings.checkpoint_seconds, spec.checkpoint_every),
+                progress=progress,
+                ranks=self.ranks,
+            )
+            parts = FinishedParts(model)
+            phases = _Phases(checkpoints, progress, parts, steps_of_phases(spec))
+            look = self._look(model, uploads)
+            checkpoints.open(self._last_checkpoint(), {"parts": parts})
+            if spec.base is None:
+                phases.train(
+                    "autoencoder",
+                    lambda kept: train_autoencoder(model, films, spec.seed, progress, kept, self.ranks),
+                    images_per_step=training.AUTOENCODER_BATCH,
+                    makes="vae",
+                )
+                phases.train(
+                    "text encoder",
+                    lambda kept: train_text_encoder(model, films.prompts, spec.seed, progress, kept),
+                    makes="text_encoder",
+                )
+            phases.train(
+                "denoiser",
+                lambda kept: train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks),
+                images_per_step=spec.batch_size * spec.gradient_accumulation,
+                look=look,
+            )
+            if self.ranks.leads:
+                checkpoints.write_curves(self.patient_store)
+        return _metrics(model, spec, progress)
+
+    def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:
+        """What is done between the denoiser's steps beside keeping them."""
+        spec = self.spec
+        if spec.validation is None or not self.ranks.leads:
+            return lambda _run: None
+        strip = ValidationStrip(model, spec.validation.prompts, every=spec.validation.every, seed=spec.seed, guided=spec.prompt_dropout > 0)
+        return partial(offer_strip, strip, store=self.store, job_id=self.context.id, uploads=uploads)
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint; the leader says which one it is."""
+        checkpoints = self._checkpoints(self.patient_store, self.context.id)
+        if not self.ranks.leads:
+            step = self.ranks.agreed(-1)
+            return checkpoints.read(step) if step >= 0 else None
+        found = checkpoints.newest()
+        self.ranks.agreed(found.step if found is not None else -1)
+        return found
+
+    def _checkpoints(self, store: ObjectStore, job_id: str) -> CheckpointStore:
+        return CheckpointStore(store, job_id, scratch=self.home / "trainings", keep=self.context.settings.checkpoints_kept)
+
+    def _commit(
+        self, model: Model, metrics: dict[str, Any], dataset: DatasetManifest, base: ModelManifest | None, progress: Progress
+    ) -> ModelManifest:
+        manifest = _manifest(self.context, self.spec, self.model_id, model, metrics, dataset, base)
+        if not self.ranks.leads:
+            return manifest
+        self.context.report(progress.total, progress.total, "storing the model")
+        scratch = self.home / "trainings"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{self.context.id}-") as folder:
+            model.save(Path(folder))
+            self.context.check_cancelled()
+            return self.catalog.commit(manifest, Path(folder))
+
+
+@dataclass(frozen=True)
+class _Phases:
+    """Runs the phases that are not done yet, one after another."""
+
+    checkpoints: TrainingCheckpoints
+    progress: Progress
+    parts: FinishedParts
+    steps: dict[str, int]
+
+    def train(
+        self,
+        phase: str,
+        learn: Callable[[Checkpoints], None],
+        *,
+        images_per_step: int = 0,
+        makes: str | None = None,
+        look: Callable[[Run], None] = lambda _run: None,
+    ) -> None:
+        """One phase, unless an earlier attempt finished it; what it `makes` of the model is kept from then on."""
+        if self.checkpoints.is_past(phase):
+            return
+        self.progress.begin_phase(phase, images_per_step)
+        learn(self.checkpoints.of_phase(phase, look))
+        self.progress.end_phase(self.steps[phase])
+        if makes is not None:
+            self.parts.add(makes)
+
+
+def steps_of_phases(spec: TrainingSpec) -> dict[str, int]:
+    """How many steps each phase takes; with a base there is only the last one."""
+    first = {"autoencoder": training.AUTOENCODER_STEPS, "text encoder": text_pretraining.STEPS} if spec.base is None else {}
+    return first | {"denoiser": spec.steps}
 
 
 def read_training_set(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet:
@@ -152,17 +250,35 @@ def _require_size(model: Model, dataset: DatasetManifest) -> None:
         raise InvalidRequestError(message, field="base")
 
 
-def _commit(
-    model: Model,
+def _metrics(model: Model, spec: TrainingSpec, progress: Progress) -> dict[str, Any]:
+    """What came of a training; of a phase that was skipped or had nothing to learn there is no loss."""
+    first = (
+        {}
+        if spec.base is not None
+        else {
+            "autoencoder_loss": progress.mean_loss("autoencoder"),
+            "text_encoder_loss": progress.mean_loss("text encoder"),
+        }
+    )
+    return first | {
+        "loss": progress.mean_loss("denoiser"),
+        "seconds": progress.seconds,
+        "steps_per_second": spec.steps / progress.seconds_of("denoiser"),
+        "parameters": sum(p.numel() for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()),
+    }
+
+
+def _manifest(
+    context: JobContext,
     spec: TrainingSpec,
     model_id: str,
+    model: Model,
     metrics: dict[str, Any],
     dataset: DatasetManifest,
     base: ModelManifest | None,
-    catalog: Catalog,
-    context: JobContext,
 ) -> ModelManifest:
-    manifest = ModelManifest(
+    """How the model came about."""
+    return ModelManifest(
         id=model_id,
         name=spec.name,
         architecture=spec.architecture if base is None else base.architecture,
@@ -182,9 +298,3 @@ def _commit(
             "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers")},
         },
     )
-    scratch = context.settings.home.resolve() / "trainings"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{context.id}-") as folder:
-        model.save(Path(folder))
-        context.check_cancelled()
-        return catalog.commit(manifest, Path(folder))

@@ -84,7 +84,12 @@ class TrainingSpec(_Strict):
         default=True, description="With a frozen text encoder, encode every distinct prompt once and hold it; false encodes at every visit."
     )
     data_parallel: DataParallel = DataParallel()
-    checkpoint_every: int = Field(default=500, ge=1, le=1_000_000, description="Steps between two checkpoints.")
+    checkpoint_every: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Keep the training after so many steps too; null keeps it by time alone, every minute.",
+    )
     validation: Validation | None = Field(default=None, description="Pictures to draw on the way; null draws none.")
 
     parameters: FullParameters = FullParameters()

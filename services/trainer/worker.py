@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
+from services.trainer.data_parallel import run_ranks
 from services.trainer.dataset_spec import DatasetSpec
 from services.trainer.registration import register
+from services.trainer.training_spec import TrainingSpec
 from shared.catalog import open_catalog
 from shared.jobs.context import JobContext
 from shared.jobs.worker import Handlers, run_worker
@@ -27,7 +29,10 @@ def run_registration(context: JobContext) -> dict[str, Any]:
 
 
 def run_training(context: JobContext) -> dict[str, Any]:
-    """Train a model; loads the tensor libraries, which a registration does without."""
+    """Train a model; loads the tensor libraries, which a registration does without, or has ranks do so."""
+    ranks = TrainingSpec.model_validate(context.spec).data_parallel.ranks
+    if ranks > 1:
+        return run_ranks(context, ranks)
     from services.trainer.training_jobs import run_training as train
 
     return train(context)

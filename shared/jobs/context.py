@@ -86,6 +86,11 @@ class JobContext:
         """Make the next `check_cancelled` stop this attempt; the job stays queued for another one."""
         self._interrupted.set()
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether this process was told to stop."""
+        return self._interrupted.is_set()
+
     def note_safe(self) -> None:
         """Say that what was done so far is safe (a checkpoint): the losses of processes before it count no more."""
         self._safe.set()
@@ -93,6 +98,10 @@ class JobContext:
     def is_settled(self) -> bool:
         """Whether the record says that this attempt is over, asked now."""
         return self._read() is None
+
+    def cancelled_siblings(self) -> list[str]:
+        """Ids of the newest jobs of this kind that were cancelled: a queued one had no process to clear up after it."""
+        return [job.id for job in self._store.list(kinds=[self.kind]) if job.state == "cancelled"]
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:

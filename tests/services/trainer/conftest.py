@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,6 +14,8 @@ import pytest
 from tests.fixtures.processes import PATIENCE_SECONDS, ROOT, ServiceProcess
 
 if TYPE_CHECKING:
+    from shared.jobs.records import Job
+    from shared.jobs.runner import JobRunner
     from tests.fixtures.apps import OpenApp
     from tests.fixtures.models import StockedHome
 
@@ -69,3 +73,56 @@ def process(stocked_home: StockedHome) -> Iterator[ServiceProcess]:
     made = ServiceProcess("trainer", environment_of(stocked_home))
     yield made
     made.end()
+
+
+class Jobs:
+    """A runner of real trainer processes on a home, in this process."""
+
+    def __init__(self, home: StockedHome) -> None:
+        from shared.jobs.process_executor import ProcessExecutor
+        from shared.jobs.records import JobStore
+
+        self.home = home
+        self.store = JobStore.open(home.settings)
+        self.executor = ProcessExecutor(worker_module="services.trainer.worker", slots=1, environment=environment_of(home))
+
+    def create(self, kind: str, spec: dict[str, Any]) -> str:
+        """Queue a job."""
+        from shared.catalog import new_id
+
+        return self.store.create(job_id=new_id("job"), kind=kind, spec=spec).id
+
+    def running(self) -> AbstractAsyncContextManager[JobRunner]:
+        """Run jobs while the block lasts; on leaving, their processes are told to stop."""
+        from shared.jobs.runner import JobRunner
+
+        return JobRunner(store=self.store, executor=self.executor, kinds=["training"]).serving()
+
+    def process_of(self, job_id: str) -> int:
+        """The process that runs a job."""
+        return self.executor._children[job_id].process.pid
+
+    async def until(self, job_id: str, condition: Callable[[Job], bool]) -> Job:
+        """Wait until something is true of a job."""
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while not condition(job := self.store.get(job_id)):
+                assert not job.is_settled, job.problem
+                await anyio.sleep(0.02)
+            return job
+
+    async def settled(self, job_id: str) -> Job:
+        """Wait until a job ended."""
+        return await self.until(job_id, lambda job: job.is_settled)
+
+    def messages(self, job_id: str) -> list[str]:
+        """What a job said it was doing."""
+        return [event.data["progress"]["message"] for event in self.store.events_since(job_id)]
+
+
+@pytest.fixture
+def jobs(stocked_home: StockedHome) -> Iterator[Jobs]:
+    """Real trainer processes on a home of the test's own; none is left after the test."""
+    made = Jobs(stocked_home)
+    yield made
+    made.executor.close(grace=timedelta(0))
+    made.store.close()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 
 from services.trainer import text_pretraining, training, training_jobs
-from services.trainer.training_jobs import FINAL_STEPS, Progress, read_training_set, run_training
+from services.trainer.training_jobs import read_training_set, run_training
 from shared.catalog import DatasetManifest, ModelManifest, new_id, open_catalog
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError
@@ -159,74 +157,3 @@ def test_stable_diffusion_base_is_trained_on(
     assert manifest.architecture == "stable-diffusion"
     assert trained.prediction_type == before.prediction_type
     assert not torch.equal(trained.unet.conv_in.weight, before.unet.conv_in.weight)
-
-
-# ---------------------------------------------------------------- progress
-
-
-class Watched:
-    """A context that keeps what is reported."""
-
-    def __init__(self) -> None:
-        self.reports: list[tuple[int, int, str, dict[str, float]]] = []
-        self.checks = 0
-
-    def report(self, step: int, total: int, message: str, **values: float) -> None:
-        self.reports.append((step, total, message, values))
-
-    def check_cancelled(self) -> None:
-        self.checks += 1
-
-
-class CountedLoss(torch.Tensor):
-    """A loss that counts how often it is read."""
-
-    reads = 0
-
-    def __float__(self) -> float:
-        CountedLoss.reads += 1
-        return super().__float__()
-
-
-def progress(total: int) -> tuple[Progress, Watched]:
-    watched: Any = Watched()
-    return Progress(watched, total=total), watched
-
-
-def test_every_step_is_reported_and_losses_are_read_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(np.arange(1, 1000) / 64)
-    monkeypatch.setattr(training_jobs, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    told, watched = progress(200)
-    told._read_at = 0.0
-    CountedLoss.reads = 0
-    for step in range(1, 201):
-        told(step, 200, "denoiser", torch.tensor(1.0).as_subclass(CountedLoss))
-    assert [report[0] for report in watched.reports] == list(range(1, 201))
-    assert watched.checks == 200
-    assert CountedLoss.reads == 7  # six half seconds of 32 steps, and the last step
-    assert watched.reports[-1][3]["step_seconds"] == 1 / 64
-
-
-def test_phases_count_on_in_one_total() -> None:
-    told, watched = progress(5)
-    for step in (1, 2):
-        told(step, 2, "autoencoder", torch.tensor(4.0))
-    assert told.end_phase(2) == 4.0
-    for step in (1, 2, 3):
-        told(step, 3, "denoiser", torch.tensor(float(step)))
-    assert told.end_phase(3) == 2.0
-    assert [report[:3] for report in watched.reports][-1] == (5, 5, "training the denoiser")
-
-
-def test_final_loss_is_the_mean_of_the_last_steps() -> None:
-    told, _ = progress(1000)
-    for step in range(1, 301):
-        told(step, 1000, "denoiser", torch.tensor(100.0 if step <= 200 else 2.0))
-    assert (FINAL_STEPS, told.end_phase(300)) == (100, 2.0)
-
-
-def test_training_that_diverged_stops_and_says_what_to_lower() -> None:
-    told, _ = progress(1)
-    with pytest.raises(InvalidRequestError, match="lower learning_rate") as caught:
-        told(1, 1, "denoiser", torch.tensor(float("nan")))
-    assert caught.value.field == "learning_rate"

@@ -46,7 +46,7 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
         "cache_latents": True,
         "cache_embeddings": True,
         "data_parallel": {"ranks": 1},
-        "checkpoint_every": 500,
+        "checkpoint_every": None,
         "validation": None,
         "parameters": {"kind": "full"},
         "captions": [],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.trainer import worker
 from services.trainer.worker import HANDLERS, run_registration, run_training
 from shared.catalog import new_id, open_catalog
 from shared.errors import JobCancelledError, NotFoundError
@@ -61,8 +63,14 @@ def test_training_goes_to_the_training_jobs(monkeypatch: pytest.MonkeyPatch) -> 
     from services.trainer import training_jobs
 
     monkeypatch.setattr(training_jobs, "run_training", lambda context: {"context": context})
-    job: Any = object()
+    job: Any = SimpleNamespace(spec={"name": "a", "dataset": "ds_1"})
     assert run_training(job) == {"context": job}
+
+
+def test_training_of_several_ranks_goes_to_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "run_ranks", lambda context, count: {"context": context, "ranks": count})
+    job: Any = SimpleNamespace(spec={"name": "a", "dataset": "ds_1", "data_parallel": {"ranks": 2}})
+    assert run_training(job) == {"context": job, "ranks": 2}
 
 
 def test_worker_without_a_job_says_how_to_use_it(stocked_home: StockedHome) -> None:
