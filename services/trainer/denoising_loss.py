@@ -24,6 +24,7 @@ from shared.diffusion.optimisation import Optimisation, Schedule
 Objective = Literal["epsilon", "native"]
 Precision = Literal["fp32", "bf16"]
 EMA_DECAY: Final = 0.995
+ENCODED_PIXELS: Final = 64 * 128 * 128  # of one forward of the autoencoder
 _WHOLE: Final = slice(None)
 
 
@@ -149,10 +150,16 @@ class Recipe:
         return self.parameters(model)
 
 
-def cache_latents(model: Model, films: TrainingSet, batch_size: int = 64) -> Tensor:
+def cache_latents(model: Model, films: TrainingSet, batch_size: int | None = None) -> Tensor:
     """Every film's scaled latents, N×C×H×W; computed once because the autoencoder does not move any more."""
     images = torch.from_numpy(films.images_NHW)
-    return torch.cat([model.to_latents(images[i : i + batch_size].float() / 255) for i in range(0, len(images), batch_size)])
+    size = batch_size or latents_at_once(images.shape[-1])
+    return torch.cat([model.to_latents(images[i : i + size].float() / 255) for i in range(0, len(images), size)])
+
+
+def latents_at_once(image_size: int) -> int:
+    """How many films are encoded together: 64 small ones, and of large ones so many that memory stays the same."""
+    return max(1, min(64, ENCODED_PIXELS // image_size**2))
 
 
 def min_snr_weights(alpha_bar_B: Tensor, gamma: float, *, of_velocity: bool) -> Tensor:
