@@ -16,7 +16,7 @@ from shared.settings import get_settings
 
 MAX_SEED: Final = 2**53 - 1
 Json = Annotated[bool, typer.Option("--json", help="Print the services' own answer.")]
-_NOT_SHOWN: Final = {"progress", "kind", "error", "files", "spec"}
+_NOT_SHOWN: Final = {"progress", "kind", "error", "files", "spec", "lineage", "parts", "labels", "digest"}
 
 
 def connect() -> LetheClient:
