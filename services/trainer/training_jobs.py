@@ -6,6 +6,7 @@ checkpoint, or begins again without one, and ends with the same model, once.
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -25,6 +26,7 @@ from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
 from services.trainer.denoising_loss import Recipe
 from services.trainer.finished_parts import FinishedParts
+from services.trainer.preflight import Estimate, require_memory
 from services.trainer.prompt_window import count_long_prompts
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
@@ -47,6 +49,7 @@ from shared.storage.patience import PatientStore
 from shared.telemetry import get_logger, lethe_version
 
 STORE_PATIENCE: Final = timedelta(minutes=10)  # how long a store may be away at the beginning or the end before the job fails
+LAST_STRIPS_SECONDS: Final = 60.0  # what the last validation strips get to be stored in; the store has just answered
 
 _LOG = get_logger(__name__)
 
@@ -92,11 +95,15 @@ class _Attempt:
         base = self.catalog.get("model", self.spec.base) if self.spec.base is not None else None
         if base is not None:
             refuse_controls(dataset, base, self.catalog)
+        if self.ranks.leads:
+            folder = self.catalog.fetch(base) if base is not None else None
+            require_memory(Estimate.of(dataset, folder, available_device()), self.spec)
         progress = Progress(self.context, total=sum(steps_of_phases(self.spec).values()))
         self.context.report(0, progress.total, "reading the films")
         films = read_training_set(dataset, self.catalog)
         torch.manual_seed(self.spec.seed)
         np.random.seed(self.spec.seed % 2**32)  # noqa: NPY002 - libraries draw from it
+        random.seed(self.spec.seed)
         model = self._model(films, dataset, base)
         metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
         metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
@@ -156,6 +163,7 @@ class _Attempt:
             )
             if self.ranks.leads:
                 checkpoints.write_curves(self.patient_store)
+                uploads.wait(LAST_STRIPS_SECONDS)
         return _metrics(model, spec, progress)
 
     def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:

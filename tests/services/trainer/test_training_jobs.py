@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 import torch
 
-from services.trainer import text_pretraining, training, training_jobs
+from services.trainer import text_pretraining, training, training_jobs, validation_strip
+from services.trainer.denoising_loss import DenoisingLoss
 from services.trainer.training_jobs import read_training_set, run_training
 from shared.catalog import DatasetManifest, ModelManifest, new_id, open_catalog
+from shared.diffusion.checkpoint_store import CheckpointStore
+from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
+from shared.diffusion.optimisation import Run
 from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.records import JobStore
+from shared.jobs.runner import STOP_GRACE
+from shared.storage import open_store
+from tests.fixtures.processes import ROOT
+from tests.services.trainer.conftest import environment_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +38,9 @@ if TYPE_CHECKING:
 
     from shared.catalog import Catalog
     from tests.fixtures.models import StockedHome
+    from tests.services.trainer.conftest import Jobs
+
+pytestmark = pytest.mark.anyio
 
 
 def spec(home: StockedHome, **changes: Any) -> dict[str, Any]:
@@ -157,3 +176,159 @@ def test_stable_diffusion_base_is_trained_on(
     assert manifest.architecture == "stable-diffusion"
     assert trained.prediction_type == before.prediction_type
     assert not torch.equal(trained.unet.conv_in.weight, before.unet.conv_in.weight)
+
+
+# ---------------------------------------------------------------- promises
+
+
+def steps_of(home: StockedHome, job_id: str) -> list[tuple[int, str, str]]:
+    """The steps that a training noted, of all its attempts: number, phase, digest of everything."""
+    lines = (home.folder / f"{job_id}.steps").read_text().splitlines()
+    return [(int(step), phase, digest) for step, phase, digest in (line.split() for line in lines)]
+
+
+def trained_with_kills(home: StockedHome, kills: list[int]) -> tuple[dict[str, str], list[tuple[int, str, str]]]:
+    """The weights of a training whose processes were killed after these steps, and its steps."""
+    store = JobStore.open(home.settings)
+    job_id = store.create(job_id=new_id("job"), kind="training", spec=spec(home, base=None, steps=15, checkpoint_every=3)).id
+    command = [sys.executable, "-m", "tests.services.trainer.killed_training", job_id, *map(str, kills)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment_of(home), capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    job = store.get(job_id)
+    store.close()
+    assert (job.state, job.attempt) == ("succeeded", len(kills) + 1), job.problem
+    assert job.result is not None
+    return weights(home, job.result["model"]), steps_of(home, job_id)
+
+
+@pytest.mark.slow
+def test_interrupted_training_equals_uninterrupted(stocked_home: StockedHome) -> None:
+    """Ten SIGKILLs at random steps of all phases; every step of every attempt has the bits of the undisturbed training's step."""
+    kills = sorted(random.Random(20261122).sample(range(1, 25), 10))
+    undisturbed, its_steps = trained_with_kills(stocked_home, [])
+    killed, steps = trained_with_kills(stocked_home, kills)
+    expected = {step: (phase, digest) for step, phase, digest in its_steps}
+    assert list(expected) == list(range(1, 25))
+    assert [phase for phase, _ in expected.values()] == ["autoencoder"] * 5 + ["text-encoder"] * 4 + ["denoiser"] * 15
+    assert {step for step, _, _ in steps} == set(expected)
+    assert [step for step, phase, digest in steps if expected[step] != (phase, digest)] == []
+    assert killed == undisturbed
+    # Attempts went on from checkpoints instead of beginning again.
+    assert len(steps) <= 24 + 10 * 6
+
+
+def test_resume_restores_ema_counter_step_and_data_order(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dealt: list[list[int]] = []
+    draw = DenoisingLoss.draw
+
+    def noted(self: DenoisingLoss) -> Any:
+        visit = draw(self)
+        dealt.append(visit.rows_B.tolist())
+        return visit
+
+    monkeypatch.setattr(DenoisingLoss, "draw", noted)
+    run_training(context("training", new_id("job"), spec(stocked_home, steps=12)))
+    order, dealt[:] = list(dealt), []
+    job = context("training", new_id("job"), spec(stocked_home, steps=12))
+    with mock.patch.object(job, "check_cancelled", side_effect=[None] * 6 + [JobInterruptedError]), pytest.raises(JobInterruptedError):
+        run_training(job)
+    store = open_store(stocked_home.settings)
+    kept = CheckpointStore(store, job.id, scratch=stocked_home.folder, keep=2).newest()
+    assert kept is not None
+    run = kept.state.part("run")
+    assert (kept.step, run.facts["step"], kept.state.facts["phase"]) == (7, 7, "denoiser")
+    assert run.part("average").facts == {"updates": 7}
+    assert run.part("optimiser").tensors["0.step"].item() == 7
+    assert run.part("rates").facts["last_epoch"] == 7
+    assert set(run.part("streams").facts) == {"numpy", "python"}
+    assert len(run.part("loss").part("deck").tensors["waiting"]) > 0  # in the middle of an epoch
+    assert dealt == order[:7]
+    dealt.clear()
+    run_training(job)
+    assert dealt == order[7:]
+    assert kept.state.part("progress").facts["done_before"] == 0
+    assert CheckpointStore(store, job.id, scratch=stocked_home.folder, keep=2).steps() == []
+
+
+def test_cancel_running_job_stops_within_one_step(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    job = context("training", new_id("job"), spec(stocked_home, steps=500, checkpoint_every=2))
+    seen: list[int] = []
+    advance = Run.advance
+
+    def noted(run: Run) -> Any:
+        seen.append(run.step)
+        if run.step == 5:
+            job._cancelled.set()  # as the exchange with the record does
+        return advance(run)
+
+    with mock.patch.object(Run, "advance", noted), pytest.raises(JobCancelledError):
+        run_training(job)
+    assert seen == [0, 1, 2, 3, 4, 5]
+    left = open_store(stocked_home.settings).list(prefix=f"checkpoints/{job.id}/")
+    assert [found.key.rpartition("/")[2] for found in left] == ["losses.json"]
+    assert list((stocked_home.folder / "trainings").iterdir()) == []
+
+
+def test_training_leaves_its_curve_and_no_checkpoints(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    validation = {"every": 4, "prompts": ["PA chest film of a woman aged 61: left pleural effusion."]}
+    job = context("training", new_id("job"), spec(stocked_home, steps=8, checkpoint_every=2, validation=validation))
+    with mock.patch.object(validation_strip, "STEPS", 2):
+        run_training(job)
+    store = open_store(stocked_home.settings)
+    keys = [found.key.removeprefix(f"checkpoints/{job.id}/") for found in store.list(prefix="checkpoints/")]
+    assert keys == ["losses.json", "validation/4.png", "validation/8.png"]
+    curves = json.loads(store.get(key=f"checkpoints/{job.id}/losses.json"))["curves"]
+    assert [(curve["phase"], curve["steps"], len(curve["points"])) for curve in curves] == [("denoiser", 8, 8)]
+
+
+def test_next_training_clears_up_after_cancelled_ones(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    cancelled = context("training", new_id("job"), spec(stocked_home))
+    store = open_store(stocked_home.settings)
+    kept = CheckpointStore(store, cancelled.id, scratch=stocked_home.folder, keep=2)
+    kept.write(3, State())
+    cancelled._store.release(job_id=cancelled.id, attempt=1, lost=False)
+    cancelled._store.request_cancel(cancelled.id)
+    run_training(context("training", new_id("job"), spec(stocked_home)))
+    assert kept.steps() == []
+
+
+@pytest.mark.slow
+async def test_killed_worker_job_resumes_from_last_manifest(
+    jobs: Jobs, context: Callable[..., JobContext], stocked_home: StockedHome
+) -> None:
+    whole = run_training(context("training", new_id("job"), spec(stocked_home, steps=40)))
+    job_id = jobs.create("training", spec(stocked_home, steps=40, checkpoint_every=5))
+    async with jobs.running():
+        await jobs.until(job_id, lambda job: job.reported.get("checkpoint_step", 0) >= 10)
+        os.kill(jobs.process_of(job_id), signal.SIGKILL)
+        job = await jobs.settled(job_id)
+    assert (job.state, job.attempt) == ("succeeded", 2)
+    went_on = [message for message in jobs.messages(job_id) if message.startswith("going on from step")]
+    assert len(went_on) == 1
+    assert int(went_on[0].rpartition(" ")[2]) >= 10
+    assert job.result is not None
+    assert weights(stocked_home, job.result["model"]) == weights(stocked_home, whole["model"])
+
+
+@pytest.mark.slow
+async def test_sigterm_checkpoints_and_requeues(jobs: Jobs, context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    whole = run_training(context("training", new_id("job"), spec(stocked_home, steps=40)))
+    job_id = jobs.create("training", spec(stocked_home, steps=40))  # short enough to be kept by nothing but the signal
+    async with jobs.running():
+        await jobs.until(job_id, lambda job: job.step >= 5)
+        stopped_at = time.monotonic()
+    assert time.monotonic() - stopped_at < STOP_GRACE.total_seconds()
+    job = jobs.store.get(job_id)
+    assert (job.state, job.losses) == ("queued", 0)
+    [step] = CheckpointStore(open_store(stocked_home.settings), job_id, scratch=stocked_home.folder, keep=2).steps()
+    assert step >= 5
+    async with jobs.running():
+        job = await jobs.settled(job_id)
+    assert job.attempt == 2
+    assert f"going on from step {step}" in jobs.messages(job_id)
+    assert job.result is not None
+    assert weights(stocked_home, job.result["model"]) == weights(stocked_home, whole["model"])
