@@ -20,8 +20,7 @@ from services.trainer.dataset_spec import DatasetSpec
 from services.trainer.spool import SpoolWriter, find_spooled
 from shared.imaging.clauses import LABELS
 from shared.imaging.films import SCHEMA
-from shared.imaging.prompt_lengths import TokenCounter
-from shared.imaging.prompts import compose_prompt, is_described, normalise_prompt
+from shared.imaging.prompts import TokenCounter, compose_prompt, is_described, normalise_prompt
 from shared.imaging.scrubbing import Marker, count_markers
 from shared.imaging.sources import Source, SourceFilm
 

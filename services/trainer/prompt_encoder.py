@@ -9,7 +9,7 @@ from typing import Final
 
 from shared.catalog import Catalog
 from shared.errors import InvalidRequestError
-from shared.imaging.prompt_lengths import TokenCounter
+from shared.imaging.prompts import TokenCounter
 
 _TOKENIZER: Final = "tokenizer/"
 _ENCODER_CONFIG: Final = "text_encoder/config.json"

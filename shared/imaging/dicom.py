@@ -141,6 +141,7 @@ class DicomFolder:
             sex={"M": "Male", "F": "Female"}.get(str(dataset.get("PatientSex") or "").strip().upper(), "Unknown"),
             age=_age(dataset),
             labels=dict.fromkeys(LABELS),
+            burned_in=_burned_in(dataset) == "YES",
         )
 
     def _pseudonym(self, kind: str, identifier: str) -> str:
@@ -198,7 +199,7 @@ def faults_of(header: Header, *, allow_burned_in: bool) -> list[str]:
     dataset = header.dataset
     kind = UID(str(dataset.get("SOPClassUID") or ""))
     capture = kind == SecondaryCaptureImageStorage
-    burned_in = str(dataset.get("BurnedInAnnotation") or "").strip().upper()
+    burned_in = _burned_in(dataset)
     if kind not in RADIOGRAPHS and not capture:
         return [f"it is {kind.name or 'of no class'}; only CR and DX images are read"]
     if capture and burned_in != "NO" and not allow_burned_in:
@@ -215,6 +216,11 @@ def faults_of(header: Header, *, allow_burned_in: bool) -> list[str]:
         f"it has {header.size_bytes} bytes, the limit is {MAX_FILE_BYTES}": header.size_bytes > MAX_FILE_BYTES,
     }
     return [fault for fault, holds in told.items() if holds]
+
+
+def _burned_in(dataset: Dataset) -> str:
+    """YES, NO, or nothing."""
+    return str(dataset.get("BurnedInAnnotation") or "").strip().upper()
 
 
 def _view(dataset: Dataset) -> str:

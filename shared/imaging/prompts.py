@@ -6,7 +6,7 @@ A prompt is split into clauses (at punctuation, "and", "with", "plus", "but"); a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
@@ -63,6 +63,9 @@ DECADE_SHARE: Final = 0.25  # impressions that give the decade only, so that a m
 Template = Literal["findings", "demographics", "impression", "report", "text"]
 Uncertain = Literal["ignore", "zeros", "ones", "mixed"]
 AgeWording = Literal["exact", "decade"]
+
+TokenCounter: TypeAlias = Callable[[Sequence[str]], Sequence[int]]
+"""Answers how many tokens an encoder reads in each prompt, begin and end included, before anything is cut off."""
 
 AskedItem: TypeAlias = tuple[str, str] | tuple[str, str, str | None]
 AskedItems: TypeAlias = frozenset[AskedItem]

@@ -111,11 +111,13 @@ def test_secondary_capture_that_says_no_annotation_is_burned_in_is_read(tmp_path
 
 
 @pytest.mark.parametrize(
-    "attributes", [{"BurnedInAnnotation": "YES"}, {"SOPClassUID": SecondaryCaptureImageStorage}], ids=["burned in", "not said"]
+    ("attributes", "told"),
+    [({"BurnedInAnnotation": "YES"}, True), ({"SOPClassUID": SecondaryCaptureImageStorage}, False), ({}, False)],
+    ids=["burned in", "not said", "none"],
 )
-def test_writing_may_be_allowed(tmp_path: Path, attributes: dict[str, Any]) -> None:
+def test_writing_may_be_allowed_and_is_told(tmp_path: Path, attributes: dict[str, Any], told: bool) -> None:
     save(radiograph(**attributes), tmp_path / "film")
-    assert len(read(tmp_path, allow_burned_in=True)) == 1
+    assert [found.burned_in for found in read(tmp_path, allow_burned_in=True)] == [told]
 
 
 # ---------------------------------------------------------------- identifiers

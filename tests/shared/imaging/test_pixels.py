@@ -1,9 +1,8 @@
-"""Decoding films: their pixels, their order, and what is refused."""
+"""Decoding films: their pixels, their depth, and what is refused."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import struct
 import tracemalloc
 import zlib
@@ -16,7 +15,7 @@ from PIL import Image
 
 from shared.errors import DatasetError
 from shared.imaging.phantom import draw, make_cohort
-from shared.imaging.pixels import BATCH_PIXELS, DECODING_THREADS, WAITING_PER_THREAD, read_picture, read_pictures
+from shared.imaging.pixels import read_picture
 from shared.imaging.sources import SourceFilm
 from tests.shared.imaging.radiographs import radiograph, save
 
@@ -44,15 +43,6 @@ def test_jpeg_is_unpacked_small_and_scaled_as_it_always_was(tmp_path: Path) -> N
         expected = np.asarray(small.resize((16, 16), Image.Resampling.LANCZOS, box=(0.0, 0.0, *map(float, small.size))))
         assert small.size == (32, 32)
         assert np.array_equal(read_picture(film_at(path), 16), expected)
-
-
-def test_pictures_come_in_order(tmp_path: Path) -> None:
-    films = []
-    for n in range(25):
-        Image.fromarray(np.full((24, 32), 10 * n, dtype=np.uint8)).save(tmp_path / f"{n}.jpg", quality=95)
-        films.append(film_at(tmp_path / f"{n}.jpg"))
-    images = list(read_pictures(films, 8))
-    assert np.allclose([image.mean() for image in images], [10 * n for n in range(25)], atol=1)
 
 
 @pytest.mark.parametrize("cut", [0, 10, 300])
@@ -122,34 +112,3 @@ def test_damaged_dicom_is_named_without_its_header(tmp_path: Path, cut: int) -> 
 def test_file_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="line 2: train/none cannot be opened"):
         read_picture(film_at(tmp_path / "none"), 8)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Sixty pictures, every third of them damaged from the tenth on."""
-    for n in range(60):
-        path = tmp_path / f"{n:02}.png"
-        Image.fromarray(np.full((8, 8), n, dtype=np.uint8)).save(path)
-        if n >= 10 and n % 3 == 0:
-            path.write_bytes(path.read_bytes()[:40])
-    return tmp_path
-
-
-@pytest.mark.parametrize("image_size", [8, 256])
-def test_all_damaged_pictures_are_told_behind_the_sound_ones(folder: Path, image_size: int) -> None:
-    given = []
-    with pytest.raises(DatasetError) as refusal:
-        given.extend(read_pictures((film_at(path, line) for line, path in enumerate(sorted(folder.iterdir()), 2)), image_size))
-    lines = str(refusal.value).splitlines()
-    assert [int(image[0, 0]) for image in given] == list(range(12))
-    assert lines[0] == "16 rows or films cannot be used:"
-    assert [line.partition(":")[0] for line in lines[1:]] == [f"line {n + 2}" for n in range(12, 60, 3)]
-
-
-def test_few_pictures_are_read_ahead(tmp_path: Path) -> None:
-    Image.new("L", (8, 8)).save(tmp_path / "film.png")
-    asked = itertools.count()
-    pictures = read_pictures((film_at(tmp_path / "film.png", next(asked)) for _ in range(100_000)), 128)
-    next(pictures)
-    assert next(asked) <= (BATCH_PIXELS // 128**2) * (WAITING_PER_THREAD * DECODING_THREADS + 1)
-    pictures.close()
