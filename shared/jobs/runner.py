@@ -15,6 +15,7 @@ from shared.errors import UnavailableError
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 from shared.jobs.leases import LEASE, new_owner
 from shared.jobs.records import MAX_QUEUED, Job, JobState, JobStore
+from shared.jobs.training_metrics import forget_training, observe_training
 from shared.telemetry import bound_context, get_logger
 
 # A new job starts at once through `wake`; this is how soon exits, cancellations and other processes' jobs are noticed.
@@ -37,13 +38,6 @@ DURATION = Histogram(
 )
 RECLAIMED = Counter("lethe_jobs_reclaimed_total", "Jobs taken again after their process or lease was lost.", ["kind"])
 SLOTS = Gauge("lethe_executor_slots", "Slots of the executor.", ["executor", "state"])
-TRAINING_STEP = Histogram(
-    "lethe_training_step_seconds",
-    "Seconds of a training step, as last reported.",
-    ["slot"],
-    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)
-TRAINING_LOSS = Gauge("lethe_training_loss", "Training loss at the last reported step.", ["slot"])
 
 _LOG = get_logger(__name__)
 
@@ -151,7 +145,8 @@ class JobRunner:
                 # Settled by its own process, which is about to exit, or taken over: either way it has nothing left to do.
                 self._executor.cancel(job_id, grace=STOP_GRACE)
                 continue
-            self._observe_training(running, job)
+            if job.step != running.job.step:
+                observe_training(running.slot, running.job.reported, job.reported)
             running.job = job
             if job.cancel_requested:
                 self._press_cancel(running)
@@ -173,6 +168,7 @@ class JobRunner:
 
     def _settle_exit(self, running: _Running, code: int) -> None:
         """After a process ended: account for what it settled, or put its job back."""
+        forget_training(running.slot)
         job = self._store.get(running.job.id)
         with bound_context(job_id=job.id, trace_id=job.trace_id or ""):
             if job.state == "running" and job.attempt == running.job.attempt:
@@ -220,17 +216,6 @@ class JobRunner:
     def _claim(self) -> Job | None:
         """Take the oldest queued job."""
         return self._store.claim(kinds=self._kinds, owner=self._owner, lease=self._lease)
-
-    def _observe_training(self, running: _Running, job: Job) -> None:
-        """Turn what a training job reported since the last look into metrics."""
-        if job.step == running.job.step:
-            return
-        slot = str(running.slot)
-        step_seconds, loss = job.reported.get("step_seconds"), job.reported.get("loss")
-        if isinstance(step_seconds, int | float):
-            TRAINING_STEP.labels(slot=slot).observe(step_seconds)
-        if isinstance(loss, int | float):
-            TRAINING_LOSS.labels(slot=slot).set(loss)
 
     def _publish_counts(self) -> None:
         """Set the gauges from SQL and from the executor."""
