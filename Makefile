@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-coexistence bench-guidance clean
+.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-resume bench-coexistence bench-guidance bench-ingest clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,11 +74,17 @@ bench-screening: $(STAMP) ## Measure prompts per second of screening beside the 
 bench-training: $(STAMP) ## Measure a training step beside a bare loop with the same network
 	$(BIN)/python -m benchmarks.training
 
+bench-resume: $(STAMP) ## Measure what checkpoints cost a training, and how soon a killed one goes on
+	$(BIN)/python -m benchmarks.resume
+
 bench-coexistence: $(STAMP) ## Measure screening while a training job runs
 	$(BIN)/python -m benchmarks.coexistence
 
 bench-guidance: $(STAMP) ## Measure what classifier-free guidance does to copying (about ten minutes)
 	$(BIN)/python -m benchmarks.guidance
+
+bench-ingest: $(STAMP) ## Measure registering 5,000 to 200,000 films: films a second and memory
+	$(BIN)/python -m benchmarks.ingest
 
 clean: ## Remove what tools left behind; keeps .venv and var
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
