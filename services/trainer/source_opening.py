@@ -11,7 +11,6 @@ from services.trainer.dataset_spec import CheXpertSource, DatasetSpec, DicomSour
 from shared.errors import ForbiddenError, InvalidRequestError
 from shared.http.kept_keys import kept_key
 from shared.imaging.chexpert import CheXpertFolder
-from shared.imaging.dicom import DicomFolder
 from shared.imaging.imagefolder import ImageFolder
 from shared.imaging.mimic import MimicFolder
 from shared.imaging.phantom_dataset import LABELS_CSV, REPORTS_CSV, write_phantom_chexpert
@@ -44,6 +43,8 @@ def open_source(spec: DatasetSpec, settings: Settings, report: Report) -> Source
         case ImageFolderSource():
             return ImageFolder(folder, source.metadata, views=spec.views, roots=roots)
         case DicomSource():
+            from shared.imaging.dicom import DicomFolder
+
             key = kept_key(settings.keys_folder / PSEUDONYM_KEY)
             return DicomFolder(folder, views=spec.views, key=key, allow_burned_in=source.allow_burned_in, roots=roots)
 

@@ -29,6 +29,7 @@ from pydicom.uid import (
 from shared.errors import DatasetError
 from shared.imaging.cells import MAX_AGE, projections_of, view_of
 from shared.imaging.clauses import LABELS
+from shared.imaging.dicom_files import is_called_dicom, says_dicom
 from shared.imaging.dicom_pixels import DICOM_ERRORS, TRANSFER_SYNTAXES, quieten
 from shared.imaging.source_folder import SourceFolder
 from shared.imaging.sources import MAX_SOURCE_PIXELS, RowProblems, SourceFilm, View, sound_films
@@ -37,9 +38,6 @@ RADIOGRAPHS: Final = frozenset(
     {ComputedRadiographyImageStorage, DigitalXRayImageStorageForPresentation, DigitalXRayImageStorageForProcessing}
 )
 MAX_FILE_BYTES: Final = 512_000_000  # the largest radiographs have some forty million
-MAGIC_OFFSET: Final = 128
-MAGIC: Final = b"DICM"
-SUFFIXES: Final = (".dcm", ".dicom")
 _KEYWORDS: Final = (
     "SOPClassUID",
     "Modality",
@@ -110,8 +108,10 @@ class DicomFolder:
     def _film(self, name: str) -> SourceFilm | None:
         """The film of a file; None when it shows another view, or is none."""
         path = self._folder.inside(self._folder.path / name, name)
-        if not is_dicom(path) and not name.lower().endswith(SUFFIXES):
-            return None
+        if not is_called_dicom(path):
+            with path.open("rb") as file:
+                if not says_dicom(file):
+                    return None
         try:
             header = read_header(path)
             return None if header is None else self._described(header, name, path)
@@ -150,12 +150,6 @@ class DicomFolder:
 
 
 # ---------------------------------------------------------------- headers
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM."""
-    with path.open("rb") as file:
-        return file.read(MAGIC_OFFSET + len(MAGIC))[MAGIC_OFFSET:] == MAGIC
 
 
 def read_header(path: Path) -> Header | None:

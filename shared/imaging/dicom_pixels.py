@@ -36,6 +36,7 @@ from pydicom.uid import (
 )
 
 from shared.errors import DatasetError
+from shared.imaging.brightness import clip_brightness, stretch
 
 # Deflated files are left out: they unpack as a whole, to any size, before a header can be judged.
 TRANSFER_SYNTAXES: Final = frozenset(
@@ -92,13 +93,6 @@ def read_brightness(path: Path) -> NDArray[np.float32]:
     return bright_HW
 
 
-def stretch(values_HW: NDArray[Any], seen_HW: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Values from the darkest to the brightest of those that are seen as 0 to 1; a picture of one value is black."""
-    seen = values_HW if seen_HW is None else values_HW[seen_HW]
-    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-    return _clipped((values_HW.astype(np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-6)))
-
-
 def quieten() -> None:
     """Keep pydicom from quoting a file's values in warnings and logs: they are a patient's."""
     config.settings.reading_validation_mode = config.IGNORE
@@ -126,7 +120,7 @@ def _presented(dataset: Dataset, values_HW: NDArray[Any], seen_HW: NDArray[np.bo
     tables = dataset.get("VOILUTSequence")
     if tables and np.issubdtype(values_HW.dtype, np.integer):
         highest = 2 ** int(tables[0].LUTDescriptor[2]) - 1
-        return _clipped(apply_voi(values_HW, dataset).astype(np.float32) / np.float32(highest))
+        return clip_brightness(apply_voi(values_HW, dataset).astype(np.float32) / np.float32(highest))
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
     if centre is not None and width is not None and width > 0:
         return _windowed(values_HW.astype(np.float32), centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
@@ -141,13 +135,8 @@ def _windowed(values_HW: NDArray[np.float32], centre: float, width: float, funct
         steepness_HW = np.clip((values_HW - np.float32(centre)) * np.float32(-4 / width), -80, 80)
         return np.asarray(1 / (1 + np.exp(steepness_HW)), dtype=np.float32)
     if function == "LINEAR_EXACT":
-        return _clipped((values_HW - np.float32(centre)) / np.float32(width) + np.float32(0.5))
-    return _clipped((values_HW - np.float32(centre - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5))
-
-
-def _clipped(bright_HW: NDArray[np.float32]) -> NDArray[np.float32]:
-    np.clip(bright_HW, 0, 1, out=bright_HW)
-    return bright_HW
+        return clip_brightness((values_HW - np.float32(centre)) / np.float32(width) + np.float32(0.5))
+    return clip_brightness((values_HW - np.float32(centre - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5))
 
 
 def _first(value: object) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from shared.errors import DatasetError
 from shared.imaging.cells import Cells, projections_of, view_of
 from shared.imaging.clauses import LABELS
-from shared.imaging.dicom import SUFFIXES, refusals_of
+from shared.imaging.dicom_files import is_called_dicom
 from shared.imaging.source_folder import SourceFolder
 from shared.imaging.sources import RowProblems, SourceFilm, View, sound_films
 from shared.imaging.tables import Lines, fingerprint_of, open_table, read_rows
@@ -54,7 +54,9 @@ class ImageFolder:
         named = cells.required("file_name")
         key = str(self._below / named)
         path = cells.image(self._folder.find(key), named)
-        if path.suffix.lower() in SUFFIXES:
+        if is_called_dicom(path):
+            from shared.imaging.dicom import refusals_of
+
             cells.take(f"{named}: {refusal}" for refusal in refusals_of(path))
         film = SourceFilm(
             line=line,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shared.errors import DatasetError
-from shared.imaging.dicom import MAGIC, MAGIC_OFFSET
-from shared.imaging.dicom_pixels import DICOM_ERRORS, read_brightness, stretch
+from shared.imaging.brightness import stretch
+from shared.imaging.dicom_files import says_dicom
 from shared.imaging.png import DECODE_ERRORS, grey_pixels
 from shared.imaging.sources import MAX_SOURCE_PIXELS, SourceFilm
 
@@ -28,7 +28,7 @@ def read_picture(film: SourceFilm, image_size: int) -> NDArray[np.uint8]:
     """Decode one film as a grey square of `image_size`."""
     try:
         with film.path.open("rb") as file:
-            grey = _open_dicom(film) if _says_dicom(file) else _open_picture(film, file, image_size)
+            grey = _open_dicom(film) if says_dicom(file) else _open_picture(film, file, image_size)
     except OSError as error:
         raise DatasetError(f"{film.place} cannot be opened") from error
     short = min(grey.size)
@@ -36,13 +36,6 @@ def read_picture(film: SourceFilm, image_size: int) -> NDArray[np.uint8]:
     square = grey.resize((image_size, image_size), Image.Resampling.LANCZOS, box=(left, top, left + short, top + short))
     pixels = np.asarray(square)
     return pixels if grey.mode == "L" else np.clip(np.rint(pixels * _WHITE), 0, _WHITE).astype(np.uint8)
-
-
-def _says_dicom(file: IO[bytes]) -> bool:
-    """Whether the file is DICOM by its content; it is read from its beginning afterwards."""
-    magic = file.read(MAGIC_OFFSET + len(MAGIC))[MAGIC_OFFSET:]
-    file.seek(0)
-    return magic == MAGIC
 
 
 def _open_picture(film: SourceFilm, file: IO[bytes], image_size: int) -> Image.Image:
@@ -64,6 +57,8 @@ def _open_picture(film: SourceFilm, file: IO[bytes], image_size: int) -> Image.I
 
 def _open_dicom(film: SourceFilm) -> Image.Image:
     """A DICOM file as brightness from 0 to 1."""
+    from shared.imaging.dicom_pixels import DICOM_ERRORS, read_brightness
+
     try:
         return Image.fromarray(read_brightness(film.path))
     except DatasetError as error:

@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
 from shared.errors import DatasetError
-from shared.imaging.dicom_pixels import DICOM_ERRORS, coded_size, read_brightness, stretch
+from shared.imaging.dicom_pixels import DICOM_ERRORS, coded_size, read_brightness
 from tests.shared.imaging.radiographs import item, pack, radiograph, ramp, save
 
 
@@ -187,10 +187,6 @@ def test_padding_is_black_and_stretches_nothing(tmp_path: Path) -> None:
     assert bright[0] == pytest.approx([0, 0, *np.linspace(0, 1, 9)])
     turned = read(tmp_path, pixels, PixelPaddingValue=3990, PixelPaddingRangeLimit=4010, PhotometricInterpretation="MONOCHROME1")
     assert turned[0] == pytest.approx([0, 0, *np.linspace(1, 0, 9)])
-
-
-def test_flat_picture_is_black() -> None:
-    assert stretch(np.full((2, 2), 700, dtype=np.uint16)).tolist() == [[0, 0], [0, 0]]
 
 
 def test_header_is_not_quoted_in_warnings_or_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
