@@ -2,6 +2,8 @@
 
     worker JOB_ID  →  data_parallel launch JOB_ID COUNT (torchrun)  →  data_parallel rank JOB_ID, COUNT times
 
+On a Ray cluster Ray Train starts the same ranks on its nodes (`ray_ranks`).
+
 Every process ends with the one above it, so that nothing outlives the job's process, however that ended. Tensor libraries are
 imported by the ranks alone, for the processes above have nothing to compute.
 """
@@ -28,7 +30,8 @@ _POLL_SECONDS: Final = 0.2
 
 def run_ranks(context: JobContext, count: int) -> dict[str, Any]:
     """Start the ranks and wait for them; the first one settles the job, so this ends with an error that says so, or that they died."""
-    command = [sys.executable, "-m", MODULE, "launch", context.id, str(count)]
+    verb = "launch-on-ray" if context.settings.ray_address else "launch"
+    command = [sys.executable, "-m", MODULE, verb, context.id, str(count)]
     # In a session of its own: a signal to the job's process group would reach torchrun twice, and the second one ends it at once.
     environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, env=environment, start_new_session=True) as launcher:
@@ -90,6 +93,11 @@ def main(arguments: Sequence[str]) -> int:
     configure_logging("trainer")
     if verb == "launch":
         launch(job_id, int(rest[0]))
+        return EXIT_SETTLED
+    if verb == "launch-on-ray":
+        from services.trainer import ray_ranks
+
+        ray_ranks.launch(["-m", MODULE, "rank", job_id], int(rest[0]), get_settings())
         return EXIT_SETTLED
     return _be_rank(job_id)
 

@@ -30,7 +30,7 @@ class RayCluster:
         self._folder = Path(tempfile.mkdtemp(prefix="lr-", dir="/tmp"))
         self.token_file = self._folder / "token"
         self.token_file.write_text(secrets.token_hex(32))
-        self._environment = {**environment, **QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        self.environment = {**environment, **QUIET, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
         # Every node of one machine needs an address of its own; Ray turns 127.0.0.1 into one that others can reach.
         self._hosts = (f"127.0.0.{number}" for number in itertools.count(2))
         self._head_host = next(self._hosts)
@@ -45,21 +45,16 @@ class RayCluster:
     def start(self, *, nodes: int) -> None:
         """Start the head and nodes of one CPU; on failure nothing keeps running."""
         try:
-            self.start_head()
-            for _ in range(nodes):
-                self.add_node()
+            self._await(self._start_head())
+            for node in [self._start_node() for _ in range(nodes)]:
+                self._await(node)
         except BaseException:
             self.remove()
             raise
 
-    def start_head(self) -> ServerProcess:
-        """Start the head, which offers no CPUs."""
-        options = ["--head", f"--port={self._port}", "--include-dashboard=false", "--no-monitor", "--num-cpus=0"]
-        return self._start(self._head_host, *options)
-
-    def add_node(self) -> ServerProcess:
-        """Start a node of one CPU."""
-        return self._start(next(self._hosts), f"--address={self.address}", "--num-cpus=1")
+    def add_node(self) -> None:
+        """Start one more node of one CPU."""
+        self._await(self._start_node())
 
     def node_of(self, pids: set[int]) -> ServerProcess:
         """The node whose process is among these."""
@@ -71,13 +66,22 @@ class RayCluster:
             node.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _start_head(self) -> ServerProcess:
+        options = ["--head", f"--port={self._port}", "--include-dashboard=false", "--no-monitor", "--num-cpus=0"]
+        return self._start(self._head_host, *options)
+
+    def _start_node(self) -> ServerProcess:
+        return self._start(next(self._hosts), f"--address={self.address}", "--num-cpus=1")
+
     def _start(self, host: str, *options: str) -> ServerProcess:
-        """Start one node; the kernel ends all its processes when the first of them ends."""
+        """Begin to start a node; the kernel ends all its processes when the first of them ends."""
         shared = ["--block", "--disable-usage-stats", "--include-log-monitor=false", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}"]
         folder = self._folder / host.rpartition(".")[2]
         argv = [self._ray, "start", *shared, f"--node-ip-address={host}", f"--temp-dir={folder}", *options]
-        log = self._folder / f"{host}.log"
-        node = ServerProcess(argv, log=log, environment={**os.environ, **PATIENCE, **self._environment})
+        node = ServerProcess(argv, log=self._folder / f"{host}.log", environment={**os.environ, **PATIENCE, **self.environment})
         self._nodes.append(node)
-        node.wait_until(lambda: STARTED in log.read_text(encoding="utf-8"), timeout_seconds=120)
         return node
+
+    @staticmethod
+    def _await(node: ServerProcess) -> None:
+        node.wait_until(lambda: STARTED in node.log.read_text(encoding="utf-8"), timeout_seconds=120)
