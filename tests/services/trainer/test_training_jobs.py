@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -23,12 +24,12 @@ from shared.diffusion.checkpoint_store import CheckpointStore
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
-from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError
+from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError, UnavailableError
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext, JobInterruptedError
 from shared.jobs.records import JobStore
 from shared.jobs.runner import STOP_GRACE
-from shared.storage import open_store
+from shared.storage import DirectoryStore, open_store, patience
 from tests.fixtures.processes import ROOT
 from tests.services.trainer.conftest import environment_of
 
@@ -283,6 +284,42 @@ def test_training_leaves_its_curve_and_no_checkpoints(context: Callable[..., Job
     assert keys == ["losses.json", "validation/4.png", "validation/8.png"]
     curves = json.loads(store.get(key=f"checkpoints/{job.id}/losses.json"))["curves"]
     assert [(curve["phase"], curve["steps"], len(curve["points"])) for curve in curves] == [("denoiser", 8, 8)]
+
+
+def away_for_models(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
+    """A store that cannot take a model's manifest for a while; answers what it was asked to take."""
+    asked: list[str] = []
+    put = DirectoryStore.put
+
+    def sometimes(self: DirectoryStore, *, key: str, data: bytes, if_absent: bool = False) -> Any:
+        if key.startswith("models/"):
+            asked.append(key)
+            if len(asked) <= times:
+                raise UnavailableError("away")
+        return put(self, key=key, data=data, if_absent=if_absent)
+
+    monkeypatch.setattr(DirectoryStore, "put", sometimes)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_SECONDS", 0.01)
+    return asked
+
+
+def test_store_that_is_away_at_the_end_is_waited_for(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = away_for_models(monkeypatch, 3)
+    result = run_training(context("training", new_id("job"), spec(stocked_home)))
+    assert asked == [f"models/{result['model']}/manifest.json"] * 4
+
+
+def test_store_that_stays_away_at_the_end_fails_the_job_and_leaves_its_checkpoints(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away_for_models(monkeypatch, 10**9)
+    monkeypatch.setattr(training_jobs, "STORE_PATIENCE", timedelta(seconds=0.5))
+    job = context("training", new_id("job"), spec(stocked_home, steps=4, checkpoint_every=2))
+    with pytest.raises(UnavailableError):
+        run_training(job)
+    assert CheckpointStore(open_store(stocked_home.settings), job.id, scratch=stocked_home.folder, keep=2).steps()[-1] == 4
 
 
 def test_next_training_clears_up_after_cancelled_ones(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
