@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -10,10 +11,21 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
-from services.trainer.schemas import Alias, DatasetRequest, ImportRequest, Record, RecordsQuery, TrainingRequest
+from services.trainer.schemas import (
+    Alias,
+    DatasetRequest,
+    ImportRequest,
+    LossCurve,
+    LossCurves,
+    Record,
+    RecordsQuery,
+    TrainingRequest,
+    ValidationStrips,
+)
 from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
 from shared.catalog import ModelManifest, new_id
+from shared.errors import NotFoundError
 from shared.http.immutable import immutable_response
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -23,6 +35,7 @@ from shared.jobs.records import Job
 State = Annotated[TrainerState, Depends(state_of(TrainerState))]
 ModelId = Annotated[str, Path(min_length=1, max_length=64, description="A model's id.")]
 AliasName = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="Lower-case letters, digits and '-'.")]
+StepNumber = Annotated[int, Path(ge=1, le=1_000_000, description="A step of the denoiser.")]
 RecordNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="A film's number in the data set.")]
 
 
@@ -77,6 +90,28 @@ def training_routes() -> APIRouter:
         return await accept_job(request, state, noun="training-jobs", kind="training", job_id=new_id("job"), spec=spec, body=body)
 
     operation_routes(router, noun="training-jobs", kind="training", state_type=TrainerState, extend=_training_fields)
+
+    @router.get("/v1/training-jobs/{id}/losses", summary="Read the loss curves")
+    def get_losses(id: JobId, state: State) -> LossCurves:  # noqa: A002
+        """One curve a phase, some seconds old while the job runs."""
+        return LossCurves(curves=[LossCurve.of(curve) for curve in state.run_files.losses(_training(state, id))])
+
+    @router.get("/v1/training-jobs/{id}/validation", summary="List the validation strips")
+    def list_strips(id: JobId, state: State) -> ValidationStrips:  # noqa: A002
+        """Those drawn so far."""
+        return ValidationStrips(steps=state.run_files.strip_steps(_training(state, id)))
+
+    @router.get(
+        "/v1/training-jobs/{id}/validation/{step}",
+        summary="Look at a validation strip",
+        response_class=Response,
+        responses={200: {"description": "The strip", "content": {"image/png": {}}}, 304: {"description": "Known to the caller"}},
+    )
+    def get_strip(id: JobId, step: StepNumber, request: Request, state: State) -> Response:  # noqa: A002
+        """One picture of each prompt of the spec's validation, side by side, as PNG."""
+        png = state.run_files.strip(_training(state, id), step)
+        return immutable_response(request, png, sha256=hashlib.sha256(png).hexdigest(), media_type="image/png")
+
     return router
 
 
@@ -131,6 +166,13 @@ def _dataset_without_job(state: TrainerState, dataset_id: str) -> dict[str, Any]
 
 def _training_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
     return {"name": job.spec["name"], "dataset": job.spec["dataset"], "spec": job.spec}
+
+
+def _training(state: TrainerState, job_id: str) -> str:
+    """The id of a training job; NotFoundError where there is none."""
+    if state.jobs.get(job_id).kind != "training":
+        raise NotFoundError(f"There is no {job_id!r} among the training-jobs.")
+    return job_id
 
 
 def _import_fields(_state: TrainerState, job: Job) -> dict[str, Any]:

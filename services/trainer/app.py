@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from services.trainer.api import dataset_routes, model_routes, training_routes
 from services.trainer.records import Records
+from services.trainer.run_files import RunFiles
 from services.trainer.state import TrainerState
 from shared.catalog import open_catalog
 from shared.http.app import create_app as create_service
@@ -19,6 +20,7 @@ from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings
+from shared.storage import open_store
 from shared.telemetry import configure_logging
 
 JOB_KINDS: Final = ("dataset", "training", "import")
@@ -42,9 +44,16 @@ async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
     jobs = JobStore.open(settings)
     executor = open_executor(settings, worker_module="services.trainer.worker")
     try:
-        with open_catalog(settings) as catalog:
+        with open_catalog(settings) as catalog, closing(open_store(settings)) as store:
             async with JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS).serving() as runner:
-                yield TrainerState(settings=settings, catalog=catalog, jobs=jobs, runner=runner, records=Records(catalog))
+                yield TrainerState(
+                    settings=settings,
+                    catalog=catalog,
+                    jobs=jobs,
+                    runner=runner,
+                    records=Records(catalog),
+                    run_files=RunFiles(store),
+                )
     finally:
         jobs.close()
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
@@ -54,6 +55,39 @@ class Record(BaseModel):
     def of(cls, facts: FilmFacts) -> Self:
         """The record of a film."""
         return cls.model_validate({name: value for name, value in asdict(facts).items() if name in cls.model_fields})
+
+
+class LossPoint(BaseModel):
+    """A point of a loss curve."""
+
+    step: int = Field(description="The last step that the mean is over.")
+    loss: float = Field(description="Mean loss since the point before.")
+
+
+class LossCurve(BaseModel):
+    """The losses of one phase of a training, at most 500 points."""
+
+    phase: str = Field(description="autoencoder, text encoder or denoiser.")
+    steps: int = Field(description="Steps of the phase so far.")
+    points: list[LossPoint]
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self:
+        """The curve of a job's losses.json."""
+        points = [LossPoint(step=step, loss=loss) for step, loss in stored["points"]]
+        return cls(phase=stored["phase"], steps=stored["steps"], points=points)
+
+
+class LossCurves(BaseModel):
+    """The loss curves of a training job, the running phase's included."""
+
+    curves: list[LossCurve]
+
+
+class ValidationStrips(BaseModel):
+    """The pictures that a training job drew on its way."""
+
+    steps: list[int] = Field(description="After which steps; each strip is at …/validation/{step}.")
 
 
 class Alias(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.trainer.records import Records
+from services.trainer.run_files import RunFiles
 from shared.catalog import Catalog
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
@@ -20,3 +21,4 @@ class TrainerState:
     jobs: JobStore
     runner: JobRunner
     records: Records
+    run_files: RunFiles

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ from shared.diffusion.model import Model
 from shared.imaging.png import decode_png
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.services.trainer.conftest import Trainer
 
 PHANTOM: dict[str, Any] = {
@@ -117,7 +120,8 @@ async def test_table_without_a_needed_column_fails_the_job_and_commits_nothing(t
         ({"control_fraction": float("nan")}, ["body", "control_fraction"]),
         ({"canaries": {"count": -1, "repeats": 40}}, ["body", "canaries", "count"]),
         ({"canaries": {"count": 1, "repeats": 40, "extra": 1}}, ["body", "canaries", "extra"]),
-        ({"source": {"format": "dicom"}}, ["body", "source"]),
+        ({"source": {"format": "tiff"}}, ["body", "source"]),
+        ({"source": {"format": "dicom"}}, ["body", "source", "dicom", "uri"]),
         ({"source": {"format": "phantom", "patients": True}}, ["body", "source", "phantom", "patients"]),
         ({"extra": 1}, ["body", "extra"]),
         ({"name": "a\0"}, ["body", "name"]),
@@ -225,6 +229,78 @@ async def test_training_makes_a_model_that_loads_and_can_be_named(trainer: Train
     named = await trainer.client.put(f"/v1/models/{model_id}/aliases/champion")
     assert named.json() == {"alias": "champion", "model": model_id}
     assert (await trainer.client.get("/v1/models/champion")).json() == manifest
+
+
+async def test_folder_is_imported_fine_tuned_and_watched(trainer: Trainer, stable_diffusion_folder: Path) -> None:
+    folder = trainer.home.folder / "imports" / "sd"
+    shutil.copytree(stable_diffusion_folder, folder)
+    accepted = await trainer.client.post("/v1/models/import", json={"name": "sd", "uri": folder.as_uri()})
+    assert accepted.status_code == 202
+    assert accepted.headers["Location"] == f"/v1/model-imports/{accepted.json()['id']}"
+    imported = await trainer.wait(accepted.headers["Location"])
+    assert (imported["state"], imported["kind"], imported["name"]) == ("succeeded", "import", "sd"), imported
+    base = imported["result"]["model"]
+    assert (await trainer.client.get(f"/v1/models/{base}")).json()["lineage"]["imported_from"] == folder.as_uri()
+    body = {
+        "name": "tuned",
+        "dataset": trainer.home.dataset.id,
+        "base": base,
+        "steps": 4,
+        "batch_size": 2,
+        "text_encoder": "frozen",
+        "objective": "native",
+        "min_snr_gamma": 5.0,
+        "noise_offset": 0.05,
+        "gradient_accumulation": 2,
+        "gradient_checkpointing": True,
+        "precision": "bf16",
+        "schedule": "cosine",
+        "validation": {"every": 2, "prompts": ["chest X-ray, AP", "chest X-ray, PA"]},
+    }
+    job = (await trainer.client.post("/v1/training-jobs", json=body)).json()
+    path = f"/v1/training-jobs/{job['id']}"
+    ended = await trainer.wait(path)
+    assert ended["state"] == "succeeded", ended
+    assert ended["result"]["metrics"]["truncated_prompts"] == 0
+    curves = (await trainer.client.get(f"{path}/losses")).json()["curves"]
+    assert [(curve["phase"], curve["steps"], [point["step"] for point in curve["points"]]) for curve in curves] == [
+        ("denoiser", 4, [1, 2, 3, 4])
+    ]
+    assert (await trainer.client.get(f"{path}/validation")).json() == {"steps": [2, 4]}
+    strip = await trainer.client.get(f"{path}/validation/4")
+    assert strip.headers["Content-Type"] == "image/png"
+    assert decode_png(strip.content, max_pixels=10_000).shape == (32, 64)
+    again = await trainer.client.get(f"{path}/validation/4", headers={"If-None-Match": strip.headers["ETag"]})
+    assert again.status_code == 304
+    missing = await trainer.client.get(f"{path}/validation/3")
+    assert (missing.status_code, slug(missing.json())) == (404, "not-found")
+
+
+@pytest.mark.parametrize("path", ["losses", "validation", "validation/1"])
+async def test_what_is_no_training_has_nothing_to_look_at(trainer: Trainer, path: str) -> None:
+    accepted = (
+        await trainer.client.post("/v1/models/import", json={"name": "a", "uri": (trainer.home.folder / "imports").as_uri()})
+    ).json()
+    for job_id in ("job_0", accepted["id"]):
+        response = await trainer.client.get(f"/v1/training-jobs/{job_id}/{path}")
+        assert (response.status_code, slug(response.json())) == (404, "not-found")
+    ended = await trainer.wait(f"/v1/model-imports/{accepted['id']}")
+    assert (ended["state"], slug(ended["error"])) == ("failed", "validation")
+    assert "model_index.json is missing" in ended["error"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({"name": "a", "uri": "file:///etc"}, 403, "forbidden"),
+        ({"name": "a", "uri": "s3://bucket/sd"}, 422, "validation"),
+        ({"name": "a"}, 422, "validation"),
+        ({"name": "a", "uri": "file:///a\0"}, 422, "validation"),
+    ],
+)
+async def test_import_that_cannot_be_is_refused_at_once(trainer: Trainer, body: dict[str, Any], status: int, named: str) -> None:
+    code, problem = await post(trainer, "/v1/models/import", body)
+    assert (code, slug(problem)) == (status, named)
 
 
 async def test_cancelled_training_stops_within_a_step_and_makes_no_model(trainer: Trainer) -> None:
