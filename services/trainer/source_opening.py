@@ -35,7 +35,7 @@ def open_source(spec: DatasetSpec, settings: Settings, report: Report) -> Source
         case CheXpertSource():
             return CheXpertFolder(folder, source.csv, views=spec.views, reports_csv=source.reports_csv, roots=roots)
         case MimicSource():
-            reports = folder_of(source.reports_uri, "source.reports_uri", settings) if source.reports_uri else folder
+            reports = _reports_folder(source, settings) or folder
             wanted = spec.prompt.template in {"impression", "report"}
             return MimicFolder(
                 folder, views=spec.views, labeller=source.labels, splits=source.splits, reports=reports if wanted else None, roots=roots
@@ -50,15 +50,16 @@ def open_source(spec: DatasetSpec, settings: Settings, report: Report) -> Source
 
 
 def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
-    """The folder that a spec names, symlinks followed; ForbiddenError when it lies outside the import roots."""
+    """The folder that a spec names, symlinks followed; ForbiddenError when it, or that of its reports, lies outside the import roots."""
     if spec.source.uri is None:
         size = PHANTOM_OVERSIZE * spec.image_size
         return settings.home.resolve() / "phantom" / f"{spec.source.patients}-patients-{size}-pixels-seed-{spec.seed}"
+    if isinstance(spec.source, MimicSource):
+        _reports_folder(spec.source, settings)
     return folder_of(spec.source.uri, "source.uri", settings)
 
 
 def folder_of(uri: str, field: str, settings: Settings) -> Path:
-    """The folder of a file:// URI, symlinks followed; the error names the field that the URI came from."""
     """The folder of a file:// URI, symlinks followed; ForbiddenError, which names `field`, when it lies outside the import roots."""
     parts = urlsplit(uri)
     path = unquote(parts.path)
@@ -68,6 +69,10 @@ def folder_of(uri: str, field: str, settings: Settings) -> Path:
     if not any(folder.is_relative_to(root) for root in settings.import_folders):
         raise ForbiddenError(f"{field} lies outside the folders that data may be imported from (LETHE_IMPORT_ROOTS)")
     return folder
+
+
+def _reports_folder(source: MimicSource, settings: Settings) -> Path | None:
+    return folder_of(source.reports_uri, "source.reports_uri", settings) if source.reports_uri else None
 
 
 def _phantom(spec: DatasetSpec, source: PhantomSource, folder: Path, report: Report) -> CheXpertFolder:

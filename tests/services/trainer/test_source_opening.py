@@ -111,7 +111,7 @@ def test_folder_outside_the_import_roots_is_forbidden(house: House, uri: str) ->
 def test_reports_outside_the_import_roots_are_forbidden(house: House) -> None:
     source = {"format": "mimic-cxr-jpg", "uri": f"file://{house.data}", "reports_uri": "file:///etc"}
     with pytest.raises(ForbiddenError, match=r"source\.reports_uri lies outside"):
-        house.films(spec_of(source, prompt={"template": "report"}))
+        source_folder(spec_of(source), house.settings)
 
 
 def test_no_import_root_allows_no_folder(house: House) -> None:

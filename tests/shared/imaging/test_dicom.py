@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
     CTImageStorage,
@@ -230,3 +233,14 @@ def test_fingerprint_follows_names_and_sizes(tmp_path: Path) -> None:
     assert DicomFolder(tmp_path, views=["frontal"], key=KEY).fingerprint() == before
     save(radiograph(), tmp_path / "another")
     assert DicomFolder(tmp_path, views=["frontal"], key=KEY).fingerprint() != before
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(132, 2000), st.integers(0, 255)), min_size=1, max_size=8), end=st.integers(132, 4000))
+def test_damaged_file_is_read_or_named_and_nothing_else(tmp_path: Path, changes: list[tuple[int, int]], end: int) -> None:
+    data = bytearray(save(radiograph(WindowCenter=2000, WindowWidth=1000), tmp_path / "film.dcm").read_bytes())
+    for place, value in changes:
+        data[place] = value
+    (tmp_path / "film.dcm").write_bytes(data[:end])
+    with contextlib.suppress(DatasetError):
+        assert [read_picture(found, 16).shape for found in read(tmp_path)] == [(16, 16)]
