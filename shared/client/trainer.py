@@ -68,6 +68,26 @@ class TrainerClient:
         """Ask a training job to stop."""
         return Operation.model_validate(self.transport.post(f"/v1/training-jobs/{job}/cancel", {}))
 
+    def losses(self, job: str) -> list[Reply]:
+        """A training's loss curves, one a phase."""
+        return [Reply.model_validate(curve) for curve in self.transport.get(f"/v1/training-jobs/{job}/losses")["curves"]]
+
+    def validation_steps(self, job: str) -> list[int]:
+        """After which steps a training drew a strip."""
+        return [int(step) for step in self.transport.get(f"/v1/training-jobs/{job}/validation")["steps"]]
+
+    def validation_png(self, job: str, step: int) -> bytes:
+        """The strip of a step."""
+        return self.transport.get_bytes(f"/v1/training-jobs/{job}/validation/{step}")
+
+    def import_model(self, spec: Mapping[str, Any]) -> Operation:
+        """Start importing a diffusers folder."""
+        return Operation.model_validate(self.transport.create("/v1/models/import", spec))
+
+    def wait_for_import(self, job: str, *, on_progress: ProgressCallback = ignore_progress) -> Operation:
+        """The import once its model is committed; the result names it."""
+        return wait_for(self.transport, f"/v1/model-imports/{job}", on_progress=on_progress)
+
     def get_model(self, model: str) -> Reply:
         """A model's manifest."""
         return Reply.model_validate(self.transport.get(f"/v1/models/{model}"))

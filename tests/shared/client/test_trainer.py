@@ -31,11 +31,11 @@ def test_each_call_asks_its_route() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append((request.method, request.url.path, json.loads(request.content) if request.content else None))
-        if request.url.path.endswith("/image"):
+        if request.url.path.endswith(("/image", "/validation/4")):
             return httpx.Response(200, content=b"png")
         if request.url.path.endswith("/events"):
             return httpx.Response(204)
-        return httpx.Response(200, json=OPERATION | {"items": [OPERATION]})
+        return httpx.Response(200, json=OPERATION | {"items": [OPERATION], "curves": [{"phase": "denoiser"}], "steps": [2, 4]})
 
     client = TrainerClient("http://t", transport=httpx.MockTransport(answer))
     assert client.register_dataset({"name": "a"}).id == "ds_1"
@@ -47,6 +47,11 @@ def test_each_call_asks_its_route() -> None:
     client.get_model("mdl_1")
     client.wait_for_dataset("ds_1")
     client.wait_for_training("job_1")
+    assert [curve.model_dump() for curve in client.losses("job_1")] == [{"phase": "denoiser"}]
+    assert client.validation_steps("job_1") == [2, 4]
+    assert client.validation_png("job_1", 4) == b"png"
+    client.import_model({"name": "sd"})
+    client.wait_for_import("job_2")
     assert asked == [
         ("POST", "/v1/datasets", {"name": "a"}),
         ("GET", "/v1/datasets/ds_1", None),
@@ -59,4 +64,10 @@ def test_each_call_asks_its_route() -> None:
         ("GET", "/v1/datasets/ds_1", None),
         ("GET", "/v1/training-jobs/job_1/events", None),
         ("GET", "/v1/training-jobs/job_1", None),
+        ("GET", "/v1/training-jobs/job_1/losses", None),
+        ("GET", "/v1/training-jobs/job_1/validation", None),
+        ("GET", "/v1/training-jobs/job_1/validation/4", None),
+        ("POST", "/v1/models/import", {"name": "sd"}),
+        ("GET", "/v1/model-imports/job_2/events", None),
+        ("GET", "/v1/model-imports/job_2", None),
     ]
