@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from services.trainer import film_pictures
 from services.trainer.dataset_spec import DatasetSpec
 from services.trainer.registration import register
-from shared.catalog import Catalog, DatasetManifest, new_id
-from shared.errors import DatasetError, JobCancelledError
+from shared.catalog import Catalog, DatasetManifest, new_id, open_catalog
+from shared.errors import DatasetError, JobCancelledError, UnavailableError
 from shared.imaging.chexpert import COLUMNS
-from shared.imaging.films import FilmTable
+from shared.imaging.films import FilmFacts, FilmTable
 from shared.imaging.prompts import normalise_prompt
+from shared.jobs.context import JobInterruptedError
 from shared.settings import Settings
 from shared.storage import DirectoryStore
+from tests.fixtures.processes import ROOT
+
+if TYPE_CHECKING:
+    from tests.fixtures.models import StockedHome
 
 PHANTOM: dict[str, Any] = {
     "name": "phantom",
@@ -288,3 +300,202 @@ def test_missing_folder_is_named(house: House) -> None:
     spec = house.chexpert() | {"source": {"format": "chexpert", "uri": f"file://{house.data}/none"}}
     with pytest.raises(DatasetError, match="imports/none does not exist"):
         house.register(spec)
+
+
+# ---------------------------------------------------------------- gates, from end to end
+
+
+def test_gates_drop_what_they_find_and_list_it(house: House) -> None:
+    spec = house.chexpert(12, Age=lambda n: str(40 + n // 6))
+    first, second = (house.data / "set" / f"train/patient{n:05}/study1/view1_frontal.jpg" for n in (3, 8))
+    second.write_bytes(first.read_bytes())
+    gates = {"duplicates": {"action": "drop"}, "k_anonymity": {"k": 6, "action": "drop"}}
+    manifest = house.register(spec | {"gates": gates, "prompt": {"template": "demographics"}})
+    films = house.films(manifest)
+    assert [film.patient for film in films] == [f"patient{n:05}" for n in range(6)]
+    assert (manifest.left_out, sum(manifest.counts.values()), manifest.duplicates) == (6, 6, 1)
+    assert manifest.gates["duplicates"] == {
+        "action": "drop",
+        "films": 1,
+        "patients": 1,
+        "dropped": 1,
+        "first_lines": [10],
+        "within_patient": 0,
+        "across_patients": 1,
+    }
+    with (house.catalog.fetch(manifest) / "gate-findings.csv").open(newline="") as file:
+        listed = [(row["gate"], row["outcome"], int(row["line"]), row["earlier_line"]) for row in csv.DictReader(file)]
+    assert listed == [("duplicates", "dropped", 10, "5"), *[("k_anonymity", "dropped", line, "") for line in (8, 9, 11, 12, 13)]]
+
+
+def test_copies_of_one_picture_never_part(house: House) -> None:
+    spec = house.chexpert(40)
+    paths = [house.data / "set" / f"train/patient{n:05}/study1/view1_frontal.jpg" for n in range(40)]
+    for n in range(0, 40, 2):
+        paths[n + 1].write_bytes(paths[n].read_bytes())
+    films = house.films(house.register(spec | {"control_fraction": 0.4})).facts
+    assert {film.split for film in films} == {"train", "control"}
+    assert [film.split for film in films[0::2]] == [film.split for film in films[1::2]]
+    assert [film.fold for film in films[0::2]] == [film.fold for film in films[1::2]]
+
+
+def test_refused_data_set_commits_nothing(house: House) -> None:
+    with pytest.raises(DatasetError, match=r"12 films have prompts of fewer than 5 patients; .* \(line 2, 3, 4"):
+        house.register(house.chexpert() | {"gates": {"k_anonymity": {"action": "refuse"}}, "prompt": {"template": "demographics"}})
+    assert house.committed() == []
+    assert not any((house.home / "registrations").iterdir())
+
+
+def test_prompts_are_measured_by_an_encoder(stocked_home: StockedHome) -> None:
+    settings = Settings(home=stocked_home.folder)
+    prompt = {"template": "impression", "encoder": stocked_home.model.id, "max_tokens": 20}
+    with open_catalog(settings) as catalog:
+        manifest = register(
+            DatasetSpec.model_validate(PHANTOM | {"prompt": prompt, "canaries": None}),
+            dataset_id=new_id("dataset"),
+            catalog=catalog,
+            settings=settings,
+            report=lambda *_told, **_values: None,
+        )
+    result = manifest.gates["prompt_length"]
+    assert result["limit"] == 20
+    assert 0 < result["films"] <= sum(manifest.counts.values())  # type: ignore[operator]
+    assert result["longest"] > 20  # type: ignore[operator]
+
+
+# ---------------------------------------------------------------- attempts
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from services.trainer import film_pictures, registration
+from services.trainer.dataset_spec import DatasetSpec
+from shared.catalog import Catalog
+from shared.settings import Settings
+from shared.storage import DirectoryStore
+
+home, spec, dataset_id, films = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+registration.rows_per_spool = lambda size: 10
+film_pictures.FILMS_AT_ONCE = 5
+reading = film_pictures.read_picture
+read = 0
+
+def counted(film, size):
+    global read
+    read += 1
+    return reading(film, size)
+
+film_pictures.read_picture = counted
+
+def report(step, total, message, /, **values):
+    if message == "reading films" and step == films:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+manifest = registration.register(
+    DatasetSpec.model_validate(spec), dataset_id=dataset_id, catalog=Catalog(DirectoryStore(home / "store"), home / "cache"),
+    settings=Settings(home=home, import_roots=str(home / "imports")), report=report,
+)
+print(read)
+"""
+
+
+def attempt(house: House, spec: dict[str, Any], dataset_id: str, killed_at: int) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-c", KILLED, str(house.home), json.dumps(spec), dataset_id, str(killed_at)]
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_killed_registration_goes_on_from_the_next_part(house: House) -> None:
+    spec, dataset_id = house.chexpert(45), new_id("dataset")
+    whole = house.register(spec)
+    for killed_at in (15, 35):
+        assert attempt(house, spec, dataset_id, killed_at).returncode == -signal.SIGKILL
+        assert len(house.committed()) == 1
+    folder = house.home / "registrations" / dataset_id
+    assert folder.stat().st_mode & 0o077 == 0
+    assert len(list(folder.glob("pictures-*.parquet"))) == 3
+    resumed = attempt(house, spec, dataset_id, 0)
+    assert (resumed.returncode, resumed.stdout.strip()) == (0, "15")
+    again = house.catalog.get("dataset", dataset_id)
+    ignored = {"id", "created", "digest"}
+    assert again.model_dump(exclude=ignored) == whole.model_dump(exclude=ignored)
+    assert not folder.exists()
+
+
+def test_changed_table_makes_a_second_attempt_begin_anew(house: House) -> None:
+    spec, dataset_id = house.chexpert(20), new_id("dataset")
+    assert attempt(house, spec, dataset_id, 15).returncode == -signal.SIGKILL
+    table = house.data / "set" / "train.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    assert attempt(house, spec, dataset_id, 0).stdout.strip() == "19"
+
+
+@pytest.mark.parametrize("error", [JobInterruptedError("stopped"), UnavailableError("store")])
+def test_interrupted_registration_keeps_what_it_finished(house: House, error: Exception) -> None:
+    spec, dataset_id = house.chexpert(), new_id("dataset")
+    with mock.patch.object(Catalog, "commit", side_effect=error), pytest.raises(type(error)):
+        house.register(spec, dataset_id)
+    assert list((house.home / "registrations" / dataset_id).glob("pictures-*.parquet"))
+    with mock.patch.object(film_pictures, "read_picture", side_effect=AssertionError):
+        assert sum(house.register(spec, dataset_id).counts.values()) == 12
+
+
+def test_abandoned_registrations_are_swept(house: House) -> None:
+    left, recent = (house.home / "registrations" / new_id("dataset") for _ in range(2))
+    for folder in (left, recent):
+        folder.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    house.register(house.chexpert())
+    assert (left.exists(), recent.exists()) == (False, True)
+
+
+# ---------------------------------------------------------------- what others read
+
+
+@pytest.fixture(scope="module")
+def parts(phantom: tuple[House, DatasetManifest]) -> tuple[list[str], list[FilmFacts]]:
+    house, manifest = phantom
+    folder = house.catalog.fetch(manifest)
+    return [str(folder / part.path) for part in manifest.parts], list(house.films(manifest).facts)
+
+
+def test_pandas_reads_the_parts(parts: tuple[list[str], list[FilmFacts]]) -> None:
+    import pandas as pd
+
+    paths, facts = parts
+    frame = pd.concat([pd.read_parquet(path) for path in paths])
+    assert frame["prompt"].tolist() == [fact.prompt for fact in facts]
+    assert frame["age"].tolist() == [fact.age for fact in facts]
+    assert frame["labels"].iloc[0] == facts[0].labels
+    assert frame["png"].iloc[0].startswith(b"\x89PNG")
+
+
+def test_duckdb_reads_the_parts(parts: tuple[list[str], list[FilmFacts]]) -> None:
+    import duckdb
+
+    paths, facts = parts
+    query = (
+        """select count(*), count(distinct patient), sum(repeats), count(*) filter (labels."Support Devices" = 1) from read_parquet(?)"""
+    )
+    with duckdb.connect() as connection:
+        counted = connection.execute(query, [paths]).fetchone()
+    assert counted == (
+        len(facts),
+        len({fact.patient for fact in facts}),
+        sum(fact.repeats for fact in facts),
+        sum(fact.labels["Support Devices"] == 1 for fact in facts),
+    )
+
+
+def test_hugging_face_datasets_reads_the_parts(
+    parts: tuple[list[str], list[FilmFacts]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    paths, facts = parts
+    rows = datasets.Dataset.from_parquet(paths, cache_dir=str(tmp_path))
+    assert rows["prompt"][:] == [fact.prompt for fact in facts]
+    assert rows[0]["labels"] == facts[0].labels
+    picture = rows.cast_column("png", datasets.Image())[0]["png"]
+    assert picture.size == (16, 16)
