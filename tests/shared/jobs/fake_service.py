@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from datetime import timedelta
 
 from shared.jobs.leases import LEASE
-from shared.jobs.process_executor import ProcessExecutor
+from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import get_settings
@@ -17,8 +16,7 @@ from shared.settings import get_settings
 async def serve() -> None:
     """Run jobs until killed."""
     store = JobStore.open(get_settings())
-    environment = {"PYTHONPATH": os.environ["PYTHONPATH"]}
-    executor = ProcessExecutor(worker_module="tests.shared.jobs.fake_worker", slots=get_settings().job_slots, environment=environment)
+    executor = open_executor(get_settings(), worker_module="tests.shared.jobs.fake_worker")
     lease = timedelta(seconds=float(sys.argv[1])) if len(sys.argv) > 1 else LEASE
     async with JobRunner(store=store, executor=executor, kinds=["quick", "steps", "alone"], lease=lease).serving():
         await asyncio.Event().wait()

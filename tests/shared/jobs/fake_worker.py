@@ -33,7 +33,7 @@ def steps(context: JobContext) -> dict[str, Any]:
     for step in range(1, total + 1):
         context.check_cancelled()
         context.report(step, total, "stepping", loss=1 / step, step_seconds=0.02)
-        time.sleep(0.02)
+        time.sleep(context.spec.get("seconds", 0.02))
     return {"steps": total}
 
 

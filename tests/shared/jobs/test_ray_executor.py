@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,6 +21,7 @@ from shared.jobs import ray_executor
 from shared.jobs.executor import EXIT_INTERRUPTED
 from shared.jobs.ray_executor import RayExecutor
 from shared.jobs.runner import JobRunner
+from tests.fixtures.processes import ROOT
 from tests.servers.processes import free_port
 
 if TYPE_CHECKING:
@@ -149,6 +151,34 @@ async def test_job_of_a_node_that_dies_goes_on_elsewhere_from_its_checkpoint(ray
     assert job.result is not None
     assert job.result["from"] >= 40
     assert first & second == {os.getpid()} | {process.pid for process in psutil.Process().parents()}
+
+
+@pytest.mark.server
+@pytest.mark.anyio
+async def test_service_that_is_killed_leaves_nothing_in_the_cluster(
+    ray_home: RayHome, ray_arena: Arena, alive: Callable[[int], bool]
+) -> None:
+    job_id = "job_orphaned"
+    ray_arena.store.create(job_id=job_id, kind="steps", spec={"steps": 100})
+    environment = {
+        "LETHE_HOME": str(ray_home.folder),
+        "LETHE_DATABASE_URL": ray_home.database_url,
+        "LETHE_RAY_ADDRESS": ray_home.cluster.address,
+        "LETHE_RAY_TOKEN_FILE": str(ray_home.cluster.token_file),
+        "PYTHONPATH": str(ROOT),
+    }
+    service = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.shared.jobs.fake_service", env=os.environ | environment)
+    try:
+        await until(lambda: ray_arena.store.get(job_id).step > 0)
+    finally:
+        service.kill()
+        await service.wait()
+    child = int(ray_arena.mark(job_id).read_text(encoding="utf-8"))
+    await until(lambda: not alive(child))
+    async with JobRunner(store=ray_arena.store, executor=ray_arena.make(), kinds=["steps"]).serving():
+        await until(lambda: ray_arena.store.get(job_id).is_settled)
+    job = ray_arena.store.get(job_id)
+    assert (job.state, job.attempt, job.losses) == ("succeeded", 2, 1)
 
 
 def family(mark: Path) -> set[int]:

@@ -108,6 +108,16 @@ async def test_cancel_of_a_running_job_stops_it(store: JobStore, executors: Exec
     assert store.get("job_1").state == "cancelled"
 
 
+async def test_cancel_running_job_stops_within_one_step(store: JobStore, executors: Executors) -> None:
+    store.create(job_id="job_1", kind="steps", spec={"seconds": 1.0})
+    async with make_runner(store, executors(1)).serving():
+        await until(lambda: store.get("job_1").step >= 2)
+        step = store.request_cancel("job_1").step
+        await until(settled(store, "job_1"), 10)
+    assert store.get("job_1").state == "cancelled"
+    assert step <= store.get("job_1").step <= step + 1
+
+
 async def test_cancel_of_a_deaf_job_ends_its_process(
     store: JobStore, executors: Executors, tmp_path: Path, alive: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
