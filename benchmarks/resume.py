@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import copy
+import logging
 import os
 import signal
 import tempfile
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 import torch
 
 from benchmarks.material import phantom_films, random_model
@@ -73,6 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # the table is to be read, not the log
     FOLDER.mkdir(parents=True, exist_ok=True)
     figures = stall_figures(options.rounds, options.steps, options.every, options.seed) | resume_figures(options.kills, options.threads)
     settings = {"batch": BATCH, "steps": options.steps, "every": options.every, "rounds": options.rounds, "kills": options.kills}
@@ -175,9 +178,7 @@ def resume_figures(kills: int, threads: int) -> dict[str, Any]:
         settings = Settings(home=Path(folder).resolve())
         spec = DatasetSpec(name="bench", source=PhantomSource(format="phantom", patients=60), image_size=64)
         with open_catalog(settings) as catalog:
-            dataset = register(
-                spec, dataset_id=new_id("dataset"), catalog=catalog, settings=settings, report=lambda _step, _total, _message: None
-            )
+            dataset = register(spec, dataset_id=new_id("dataset"), catalog=catalog, settings=settings, report=_tell_nobody)
         return {"resume_seconds": spread(asyncio.run(_killed(settings, dataset.id, kills, threads)))}
 
 
@@ -211,6 +212,10 @@ async def _until(store: JobStore, job_id: str, condition: Any) -> Job:
             raise TimeoutError(f"{job_id} is still {job.state}: {job.message}")
         await asyncio.sleep(0.02)
     return job
+
+
+def _tell_nobody(_step: int, _total: int, _message: str, **_values: Any) -> None:
+    """Nobody watches the registration."""
 
 
 def _context(bystander: Bystander) -> Any:
