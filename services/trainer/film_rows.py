@@ -182,7 +182,8 @@ def _grouped(films: Iterator[SourceFilm], size: int) -> Iterator[list[SourceFilm
 
 def _row(film: SourceFilm, spec: DatasetSpec) -> dict[str, Any]:
     recipe = spec.prompt
-    found, prompt, coarse = dict.fromkeys(MARKERS, 0), None, None
+    found: dict[str, int] = dict.fromkeys(MARKERS, 0)
+    prompt = coarse = None
     if is_described(recipe.template, film, scrubbed=recipe.scrub):
         prompt = compose_prompt(recipe.template, film, recipe.uncertain, age=recipe.age, scrubbed=recipe.scrub)
         if spec.gates.k_anonymity.action == "generalise":
