@@ -47,7 +47,8 @@ class Networks:
     @classmethod
     def described(cls, folder: Path, image_size: int) -> Networks:
         """Those of a model folder, of which the configs alone are read."""
-        return cls(*(read_json(folder, f"{name}/config.json") for name in ("text_encoder", "unet", "vae")), image_size)
+        text_encoder, unet, vae = (read_json(folder, f"{name}/config.json") for name in ("text_encoder", "unet", "vae"))
+        return cls(text_encoder, unet, vae, image_size)
 
     def parameters(self) -> dict[str, int]:
         """How many numbers each network has."""
