@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,12 @@ class Arena:
     store: JobStore
     home: Path
     make: Callable[[], Executor]
+    queued: list[str] = field(default_factory=list)
 
     def queue(self, kind: str, **spec: Any) -> str:
         """Queue and claim a job, as a runner would; answers its id."""
         job_id = f"job_{secrets.token_hex(6)}"
+        self.queued.append(job_id)
         self.store.create(job_id=job_id, kind=kind, spec=spec)
         assert self.store.claim(kinds=[kind], owner="test") is not None
         return job_id
@@ -140,9 +142,13 @@ def ray_arena(ray_home: RayHome) -> Iterator[Arena]:
         made.append(ray_home.executor())
         return made[-1]
 
-    yield Arena(store, ray_home.folder, make)
+    arena = Arena(store, ray_home.folder, make)
+    yield arena
     for executor in made:
         executor.close(grace=timedelta(0))
+    for job_id in arena.queued:
+        # No runner settles what was interrupted, and that of the next test would take it back.
+        store.fail(job_id=job_id, attempt=1, problem={})
     store.close()
 
 
