@@ -7,9 +7,10 @@ import hashlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.responses import Response
 
+from services.trainer.dataset_page import HEADERS, render_page
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
 from services.trainer.schemas import (
     Alias,
@@ -47,10 +48,18 @@ def dataset_routes() -> APIRouter:
     async def register_dataset(body: DatasetRequest, request: Request, state: State) -> JSONResponse:
         """Start reading a source; the id is the data set's own."""
         await asyncio.to_thread(source_folder, body, state.settings)
+        if body.prompt.encoder is not None:
+            await asyncio.to_thread(state.catalog.get, "model", body.prompt.encoder)
         spec = body.model_dump(mode="json")
         return await accept_job(request, state, noun="datasets", kind="dataset", job_id=new_id("dataset"), spec=spec, body=body)
 
     operation_routes(router, noun="datasets", kind="dataset", state_type=TrainerState, extend=_dataset_fields, missing=_dataset_without_job)
+
+    @router.get("/v1/datasets/{id}/page", summary="Look at a data set", response_class=HTMLResponse)
+    def get_page(id: JobId, state: State) -> HTMLResponse:  # noqa: A002
+        """Counts, histograms, anonymity of prompts, gates, sample films and warnings on one self-contained page."""
+        dataset = committed_dataset(state.catalog, state.jobs, id)
+        return HTMLResponse(render_page(dataset, state.catalog), headers=HEADERS)
 
     @router.get("/v1/datasets/{id}/records", summary="Read the records in order")
     def list_records(id: JobId, query: Annotated[RecordsQuery, Query()], request: Request, state: State) -> Page[Record]:  # noqa: A002

@@ -28,7 +28,7 @@ from services.trainer.source_opening import open_source
 from shared.catalog import Catalog, DatasetManifest, DatasetPart
 from shared.errors import LetheError, NotFoundError, UnavailableError
 from shared.imaging.clauses import LABELS
-from shared.imaging.contact_sheet import contact_sheet, sample_positions, tile
+from shared.imaging.contact_sheet import CONTACT_SHEET_NAME, contact_sheet, sample_positions, tile
 from shared.imaging.films import MAX_FILM_PIXELS, SCHEMA, FilmWriter, rows_per_part
 from shared.imaging.png import decode_png, encode_png
 from shared.imaging.sources import Source
@@ -37,7 +37,6 @@ from shared.jobs.context import JobInterruptedError
 from shared.settings import Settings
 from shared.telemetry import lethe_version
 
-CONTACT_SHEET_NAME: Final = "contact-sheet.png"
 ABANDONED_SECONDS: Final = 7 * 24 * 3600.0  # nobody goes on with a registration that was left this long ago
 _PLAN: Final = "plan.json"
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+CONTACT_SHEET_NAME: Final = "contact-sheet.png"
 TILE: Final = 96
 COLUMNS: Final = 8
 ROWS: Final = 3

@@ -72,6 +72,23 @@ async def test_data_set_is_registered_described_and_looked_into(trainer: Trainer
     assert (again.status_code, again.content) == (304, b"")
 
 
+async def test_data_set_has_a_page_and_tells_what_it_shows(trainer: Trainer) -> None:
+    path = f"/v1/datasets/{trainer.home.dataset.id}"
+    told = (await trainer.client.get(path)).json()
+    assert sum(told["histograms"]["sex"].values()) == sum(told["counts"].values())
+    assert told["gates"]["k_anonymity"]["k"] == 5
+    assert told["left_out"] == 0
+    page = await trainer.client.get(f"{path}/page")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert f"<h1>{told['name']}</h1>" in page.text
+
+
+async def test_unknown_encoder_is_refused_at_once(trainer: Trainer) -> None:
+    status, problem = await post(trainer, "/v1/datasets", {**PHANTOM, "prompt": {"encoder": "mdl_0"}})
+    assert (status, slug(problem)) == (404, "not-found")
+
+
 async def test_committed_data_set_without_job_record_is_still_there(trainer: Trainer) -> None:
     committed = trainer.home.dataset
     found = (await trainer.client.get(f"/v1/datasets/{committed.id}")).json()
@@ -83,6 +100,7 @@ async def test_data_set_in_work_is_a_conflict_and_not_unknown(trainer: Trainer) 
     accepted = (await trainer.client.post("/v1/datasets", json={**PHANTOM, "source": {"format": "phantom", "patients": 2000}})).json()
     for method, path, body in (
         ("GET", f"/v1/datasets/{accepted['id']}/records", None),
+        ("GET", f"/v1/datasets/{accepted['id']}/page", None),
         ("POST", "/v1/training-jobs", {"name": "a", "dataset": accepted["id"]}),
     ):
         response = await trainer.client.request(method, path, json=body)
@@ -153,11 +171,9 @@ async def test_body_over_the_limit_is_refused(trainer: Trainer) -> None:
     assert (status, slug(problem)) == (413, "payload-too-large")
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/datasets/ds_0", "/v1/datasets/ds_0/records", "/v1/datasets/ds_0/records/0/image", "/v1/datasets/ds_0/events"]
-)
+@pytest.mark.parametrize("path", ["", "/records", "/records/0/image", "/page", "/events"])
 async def test_unknown_data_set_is_named(trainer: Trainer, path: str) -> None:
-    response = await trainer.client.get(path)
+    response = await trainer.client.get(f"/v1/datasets/ds_0{path}")
     assert (response.status_code, slug(response.json())) == (404, "not-found")
     assert "ds_0" in response.json()["detail"]
 
