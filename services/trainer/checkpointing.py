@@ -76,7 +76,7 @@ class TrainingCheckpoints:
             return
         for name, companion in self._companions.items():
             companion.restore(found.state.part(name))
-        self._context.report(found.step, self._progress.total, f"going on from step {found.step}")
+        self._context.report(found.step, self._progress.total, f"going on from step {found.step}", resumed_step=found.step)
         _LOG.info("training goes on from a checkpoint", step=found.step, phase=found.state.facts["phase"])
 
     def is_past(self, phase: str) -> bool:

@@ -14,6 +14,7 @@ from services.trainer import data_parallel
 from services.trainer.data_parallel import run_ranks
 from services.trainer.training_jobs import run_training
 from shared.catalog import new_id
+from shared.diffusion.checkpoint_store import CheckpointStore
 from shared.jobs.context import JobInterruptedError, JobLostError, JobSettledError
 from shared.storage import open_store
 
@@ -57,9 +58,15 @@ async def test_ranks_train_as_one_process_also_after_one_was_killed(
         ranks = ranks_of(jobs.process_of(job_id))
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
+        await jobs.until(job_id, lambda job: job.step > job.reported.get("resumed_step", job.total))
+        ranks += ranks_of(jobs.process_of(job_id))
+    job = jobs.store.get(job_id)  # the service stopped: the leader kept its step
+    assert (job.state, job.attempt) == ("queued", 2)
+    [*_, kept] = CheckpointStore(open_store(stocked_home.settings), job_id, scratch=stocked_home.folder, keep=2).steps()
+    assert kept >= job.step
+    async with jobs.running():
         job = await jobs.settled(job_id)
-    assert (job.state, job.attempt) == ("succeeded", 2)
-    assert "going on from step" in " ".join(jobs.messages(job_id))
+    assert (job.state, job.attempt, job.reported["resumed_step"]) == ("succeeded", 3, kept)
     assert curve(stocked_home, job_id) == pytest.approx(curve(stocked_home, alone.id), rel=2e-3)
     assert not any(psutil.pid_exists(rank) for rank in ranks)
 
