@@ -43,8 +43,8 @@ def histograms(examination: Examination) -> dict[str, dict[str, int]]:
 def split_counts(examination: Examination, places: FilmPlaces) -> tuple[dict[str, int], dict[str, int]]:
     """Films and patients of each split that has any."""
     patient = examination.columns.patient[examination.positions()]
-    inside = {name: places.split == number for number, name in enumerate(SPLITS)}
-    films = {name: int(chosen.sum()) for name, chosen in inside.items() if chosen.any()}
+    inside: dict[str, NDArray[np.bool_]] = {name: places.split == number for number, name in enumerate(SPLITS)}
+    films: dict[str, int] = {name: int(chosen.sum()) for name, chosen in inside.items() if chosen.any()}
     return films, {name: len(np.unique(patient[inside[name]])) for name in films}
 
 

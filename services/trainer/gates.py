@@ -178,20 +178,21 @@ def examine_pictures(examination: Examination, pictures: FilmPictures, spec: Dat
     first = _judge_equal(examination, admitted, digests, spec.gates.duplicates.action)
     on_search()
     alone = first & examination.kept[admitted]
-    _judge_alike(examination, *(admitted[place] for place in pictures.alike(np.flatnonzero(alone))), spec.gates.near_duplicates.action)
+    earlier, later = pictures.alike(np.flatnonzero(alone))
+    _judge_alike(examination, admitted[earlier], admitted[later], spec.gates.near_duplicates.action)
     if spec.max_films_per_patient is not None:
         _cap(examination, admitted, found.sha256_NS, spec.max_films_per_patient, spec.seed)
     _require_films(examination)
 
 
-def patients_together(examination: Examination) -> NDArray[np.int64]:
+def patients_together(examination: Examination) -> NDArray[np.int32]:
     """For every patient the code of a group: patients whose kept films show the same pictures must not be parted by a split."""
     count = len(examination.columns.patients)
-    pairs = np.concatenate(examination.linked, axis=1)
-    pairs = examination.columns.patient[pairs[:, examination.kept[pairs].all(0)]]
-    links = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(count, count))
-    _, groups = connected_components(links, directed=False)
-    return groups.astype(np.int64)
+    films = np.concatenate(examination.linked, axis=1)
+    left, right = examination.columns.patient[films[:, examination.kept[films].all(0)]]
+    links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
+    groups: NDArray[np.int32] = connected_components(links, directed=False)[1]
+    return groups
 
 
 def _judge_equal(examination: Examination, admitted: Positions, digests: NDArray[np.void], action: str) -> NDArray[np.bool_]:

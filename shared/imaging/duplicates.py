@@ -60,8 +60,10 @@ class Likeness:
         return similarities
 
     def _codes(self, thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
-        codes = _toneless(thumbnails_NP) - self.mean_P
-        return _unit(codes if self.projection_PC is None else codes @ self.projection_PC)
+        codes: NDArray[np.float32] = _toneless(thumbnails_NP) - self.mean_P
+        if self.projection_PC is not None:
+            codes = codes @ self.projection_PC
+        return _unit(codes)
 
 
 def fit_likeness(sample_NP: NDArray[np.uint8]) -> Likeness:
@@ -97,7 +99,8 @@ def close_pairs(hashes_NB: NDArray[np.uint8]) -> Pairs:
 
 def _means(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
     rows, columns = HASH_SHAPE
-    return thumbnails_NP.reshape(-1, rows, 2, columns, 2).mean((2, 4), dtype=np.float32)
+    means: NDArray[np.float32] = thumbnails_NP.reshape(-1, rows, 2, columns, 2).mean((2, 4), dtype=np.float32)
+    return means
 
 
 def _rises(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -112,8 +115,8 @@ def _toneless(thumbnails_NP: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _unit(values_NP: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(values_NP, axis=1, keepdims=True)
-    return values_NP / np.maximum(lengths, 1e-6)
+    units: NDArray[np.float32] = values_NP / np.maximum(np.linalg.norm(values_NP, axis=1, keepdims=True), 1e-6)
+    return units
 
 
 # ---------------------------------------------------------------- multi-index hashing
