@@ -81,22 +81,18 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     films = phantom_films(60, options.seed).training_set()
     lanes = run_by_turns(lanes_of(random_model(films.prompts, options.seed), films, options.steps, options.seed), options.steps)
-    figures: dict[str, Any] = {name: {"seconds": spread(lane.wall), "cpu_seconds": spread(lane.cpu)} for name, lane in lanes.items()}
-    figures |= ratios(lanes)
-    path = keep("training", seed=options.seed, settings={"batch": BATCH, "steps": options.steps}, figures=figures)
+    found = {name: {"seconds": spread(lane.wall), "cpu_seconds": spread(lane.cpu)} for name, lane in lanes.items()}
+    compared = ratios(lanes)
+    settings = {"batch": BATCH, "steps": options.steps}
+    path = keep("training", seed=options.seed, settings=settings, figures={"lanes": found, "ratios": compared})
     rows = [
-        [
-            LANES[name],
-            shown(figures[name]["seconds"], 1000, 1),
-            shown(figures[name]["cpu_seconds"], 1000, 1),
-            f"{BATCH / figures[name]['seconds']['median']:.0f}",
-        ]
-        for name in lanes
+        [LANES[name], shown(lane["seconds"], 1000, 1), shown(lane["cpu_seconds"], 1000, 1), f"{BATCH / lane['seconds']['median']:.0f}"]
+        for name, lane in found.items()
     ]
     tell(f"A training step of {BATCH} films", ["lane", "step ms", "CPU ms", "films/s"], rows, path)
-    told = {"overhead": f"target {TARGET}", "overhead_frozen": f"target {TARGET}", "caches": "", "accelerate": ""}
-    compared = [[name, f"{figures[name]['wall']:.3f}", f"{figures[name]['cpu']:.3f}", note] for name, note in told.items()]
-    tell("Ratios of medians", ["ratio", "wall", "CPU", ""], compared, path)
+    targets = {"overhead": f"{TARGET}", "overhead_frozen": f"{TARGET}"}
+    table = [[name, f"{ratio['wall']:.3f}", f"{ratio['cpu']:.3f}", targets.get(name, "-")] for name, ratio in compared.items()]
+    tell("Ratios of medians", ["ratio", "wall", "CPU", "target"], table, path)
 
 
 def lanes_of(model: Model, films: TrainingSet, steps: int, seed: int) -> dict[str, Lane]:
