@@ -46,11 +46,13 @@ async def test_routes_are_those_of_the_contract(detector: Detector) -> None:
         ("get", "/v1/galleries/{id}"),
         ("get", "/v1/galleries/{id}/events"),
         ("post", "/v1/galleries/{id}/cancel"),
+        ("post", "/v1/galleries/{id}/retry"),
         ("post", "/v1/calibrations"),
         ("get", "/v1/calibrations"),
         ("get", "/v1/calibrations/{id}"),
         ("get", "/v1/calibrations/{id}/events"),
         ("post", "/v1/calibrations/{id}/cancel"),
+        ("post", "/v1/calibrations/{id}/retry"),
         ("post", "/v1/screenings"),
         ("post", "/v1/matches"),
     }
