@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 from services.trainer.control_films import ControlPatientsError, refuse_controls
 from shared.catalog import DatasetManifest, ModelManifest, new_id
 from shared.errors import NotFoundError
-from shared.imaging.films import Film, FilmTable, write_films
+from shared.imaging.films import SCHEMA, Film, FilmTable, FilmWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,9 @@ def variant(stocked_home: StockedHome, stocked_catalog: Catalog, tmp_path: Path)
     def commit(change: Callable[[Film], Film], **lineage: Any) -> DatasetManifest:
         table = FilmTable(stocked_catalog.fetch(stocked_home.dataset))
         (folder := tmp_path / new_id("dataset")).mkdir()
-        write_films((change(table.film(record)) for record in range(len(table.facts))), folder)
+        rows = [asdict(change(table.film(record))) for record in range(len(table))]
+        with FilmWriter(folder) as writer:
+            writer.write(pa.Table.from_pylist(rows, schema=SCHEMA))
         told = stocked_home.dataset.model_dump() | {"id": new_id("dataset"), "files": [], "digest": "", "lineage": lineage}
         return stocked_catalog.commit(DatasetManifest.model_validate(told), folder)
 
