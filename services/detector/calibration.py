@@ -203,7 +203,7 @@ def _control_prompts(dataset: DatasetManifest, catalog: Catalog) -> tuple[list[i
     records = table.select("control", fold="calibration")
     if not records:
         raise ConflictError(f"The data set {dataset.id} has no control films to calibrate on; register it with a control_fraction above 0.")
-    return records, [table.facts[record].prompt for record in records]
+    return records, table.column("prompt", records)
 
 
 def _require_short(model: Model, prompts: Sequence[str], records: Sequence[int]) -> None:

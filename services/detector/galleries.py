@@ -129,8 +129,7 @@ def _build_anew(
 
 def read_films(table: FilmTable, records: Sequence[int]) -> FilmSet:
     """Films with their pictures."""
-    facts = [table.facts[record] for record in records]
-    return FilmSet(list(records), [fact.patient for fact in facts], [fact.prompt for fact in facts], table.images(records))
+    return FilmSet(list(records), table.column("patient", records), table.column("prompt", records), table.images(records))
 
 
 def fit_gallery(

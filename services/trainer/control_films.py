@@ -8,6 +8,7 @@ from typing import Any
 from shared.catalog import Catalog, DatasetManifest, ModelManifest
 from shared.errors import InvalidRequestError
 from shared.imaging.films import FilmTable
+from shared.imaging.splits import Split
 
 
 class ControlPatientsError(InvalidRequestError):
@@ -26,17 +27,24 @@ def refuse_controls(dataset: DatasetManifest, base: ModelManifest, catalog: Cata
 
 
 def _refuse(dataset: DatasetManifest, earlier: DatasetManifest, catalog: Catalog) -> None:
-    controls = [fact for fact in FilmTable(catalog.fetch(earlier)).facts if fact.split == "control"]
-    pictures = {fact.sha256 for fact in controls}
-    patients = {fact.patient for fact in controls} if _same_source(dataset, earlier) else set()
-    learnt = (fact for fact in FilmTable(catalog.fetch(dataset)).facts if fact.split != "control")
-    found = {fact.patient for fact in learnt if fact.patient in patients or fact.sha256 in pictures}
+    controls = list(_films(earlier, catalog, "control"))
+    pictures = {picture for _, picture in controls}
+    patients = {patient for patient, _ in controls} if _same_source(dataset, earlier) else set()
+    learnt = _films(dataset, catalog, "train", "canary")
+    found = {patient for patient, picture in learnt if patient in patients or picture in pictures}
     if found:
         raise ControlPatientsError(
             f"{len(found)} patients whose films {dataset.id} trains on are control patients of {earlier.id}, on which a model of the "
             f"base's line was trained; register them with the same source and seed, without these patients, or take another base.",
             field="dataset",
         )
+
+
+def _films(dataset: DatasetManifest, catalog: Catalog, *splits: Split) -> Iterator[tuple[str, str]]:
+    """Patient and digest of every film of these splits."""
+    table = FilmTable(catalog.fetch(dataset))
+    records = table.select(*splits)
+    return zip(table.column("patient", records), table.column("sha256", records), strict=True)
 
 
 def _learnt_from(model: ModelManifest, catalog: Catalog) -> Iterator[str]:

@@ -242,11 +242,10 @@ def read_training_set(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet
     records = table.select("train", "canary")
     if not records:
         raise InvalidRequestError(f"The data set {dataset.id} has no films to train on.", field="dataset")
-    facts = [table.facts[record] for record in records]
     return TrainingSet(
         images_NHW=table.images(records),
-        prompts=[fact.prompt for fact in facts],
-        repeats=np.array([fact.repeats for fact in facts], dtype=np.int64),
+        prompts=table.column("prompt", records),
+        repeats=np.array(table.column("repeats", records), dtype=np.int64),
     )
 
 

@@ -91,6 +91,14 @@ def test_no_records_give_no_pictures(folder: Path) -> None:
     assert len(FilmTable(folder).images([])) == 0
 
 
+def test_column_comes_in_the_order_asked_for(folder: Path) -> None:
+    table = FilmTable(folder)
+    assert table.column("repeats", [699, 7, 300, 7]) == [1, 40, 1, 40]
+    assert table.column("prompt", [299, 300]) == ["AP film: edema. Exam 299.", "AP film: edema. Exam 300."]
+    assert table.column("age", [3]) == [None]
+    assert table.column("prompt", []) == []
+
+
 def test_splits_and_folds_are_selected(folder: Path) -> None:
     table = FilmTable(folder)
     assert table.select() == list(range(700))
