@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
+from shared.errors import UnavailableError
 from shared.jobs.context import JobContext, JobInterruptedError, JobLostError, JobSettledError
 from shared.jobs.executor import PARENT_VARIABLE
 from shared.jobs.records import JobStore
@@ -36,7 +37,7 @@ def run_ranks(context: JobContext, count: int) -> dict[str, Any]:
     environment = os.environ | {PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, env=environment, start_new_session=True) as launcher:
         code = _wait(launcher, context)
-    if context.is_settled():
+    if _is_settled(context):
         raise JobSettledError
     if context.is_interrupted:
         raise JobInterruptedError("The ranks were told to stop; the job goes on later.")
@@ -121,9 +122,18 @@ def _wait(launcher: subprocess.Popen[bytes], context: JobContext) -> int:
         try:
             return launcher.wait(_POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            if context.is_interrupted and not told:
+            # The runner tells the process of a settled job to stop too: its ranks are about to end by themselves.
+            if context.is_interrupted and not told and not _is_settled(context):
                 launcher.send_signal(signal.SIGTERM)
                 told = True
+
+
+def _is_settled(context: JobContext) -> bool:
+    """Whether the leader settled the job; where the record cannot be read, the runner will find out."""
+    try:
+        return context.is_settled()
+    except UnavailableError:
+        return False
 
 
 if __name__ == "__main__":

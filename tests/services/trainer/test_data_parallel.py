@@ -15,6 +15,7 @@ from services.trainer.data_parallel import run_ranks
 from services.trainer.training_jobs import run_training
 from shared.catalog import new_id
 from shared.diffusion.checkpoint_store import CheckpointStore
+from shared.errors import UnavailableError
 from shared.jobs.context import JobInterruptedError, JobLostError, JobSettledError
 from shared.storage import open_store
 
@@ -129,3 +130,24 @@ def test_request_to_stop_reaches_the_launcher_once(job: JobContext, monkeypatch:
     with pytest.raises(JobInterruptedError):
         run_ranks(job, 2)
     assert launcher.signals == [signal.SIGTERM]
+
+
+def test_request_to_stop_that_follows_the_end_is_not_passed_on(job: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle() -> None:
+        job._store.succeed(job_id=job.id, attempt=job.attempt, result={})
+        job.interrupt()
+
+    launcher = Launcher(monkeypatch, 0, while_running=settle)
+    with pytest.raises(JobSettledError):
+        run_ranks(job, 2)
+    assert launcher.signals == []
+
+
+def test_record_that_cannot_be_read_is_left_to_the_runner(job: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_job_id: str) -> None:
+        raise UnavailableError("away")
+
+    Launcher(monkeypatch, 0)
+    monkeypatch.setattr(job._store, "get", away)
+    with pytest.raises(JobLostError):
+        run_ranks(job, 2)

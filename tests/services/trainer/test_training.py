@@ -12,10 +12,11 @@ from torch import Tensor
 
 from services.trainer import training
 from services.trainer.denoising_loss import Recipe, cache_latents
-from services.trainer.training import train_autoencoder, train_denoiser
+from services.trainer.training import AutoencoderLoss, train_autoencoder, train_denoiser
 from shared.diffusion.denoise import sample
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.noise import draw_noise
+from shared.diffusion.ranks import Ranks
 from tests.denoisers import IMAGE_SIZE, PROMPTS, tiny_model
 from tests.training_films import films
 
@@ -82,6 +83,23 @@ def test_scaling_is_applied_once_and_decoding_undoes_it(coded: tuple[Model, floa
     latents = model.to_latents(images)
     torch.testing.assert_close(latents, mean * model.vae.config.scaling_factor)
     assert float((model.to_images(latents) - images).abs().mean()) < 0.2
+
+
+def test_shares_of_a_batch_have_its_mean_loss() -> None:
+    model = tiny_model()
+    whole = AutoencoderLoss(model, films(), 0, slice(None))
+    shares = [AutoencoderLoss(model, films(), 0, Ranks(rank, 2).share(training.AUTOENCODER_BATCH)) for rank in range(2)]
+    for step in range(2):
+        expected = float(whole(step).detach())
+        assert np.mean([float(share(step).detach()) for share in shares]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_autoencoder_loss_goes_on_from_its_state() -> None:
+    model = tiny_model()
+    first, second = AutoencoderLoss(model, films(), 0, slice(None)), AutoencoderLoss(model, films(), 9, slice(None))
+    first(0)
+    second.restore(first.state().copied())
+    assert torch.equal(first(1), second(1))
 
 
 # ---------------------------------------------------------------- the step
