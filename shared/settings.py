@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
-    checkpoint_seconds: float = Field(default=60, gt=0, description="A training is kept after this many seconds, in seconds.")
+    checkpoint_seconds: float = Field(default=60, gt=0, description="Seconds after which a running training is kept in a checkpoint again.")
     checkpoints_kept: int = Field(default=2, ge=1, description="Checkpoints of a running training that are kept; older ones are removed.")
     body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
