@@ -66,6 +66,7 @@ class Arena:
     store: JobStore
     home: Path
     make: Callable[[], Executor]
+    lend: Callable[[], Executor]  # one that other tests use too
     queued: list[str] = field(default_factory=list)
 
     def queue(self, kind: str, **spec: Any) -> str:
@@ -90,7 +91,7 @@ class Arena:
 @pytest.fixture
 def process_arena(store: JobStore, tmp_path: Path, executors: Callable[[int], ProcessExecutor]) -> Arena:
     """Child processes on a home of the test's own."""
-    return Arena(store, tmp_path, lambda: executors(2))
+    return Arena(store, tmp_path, lambda: executors(2), lambda: executors(2))
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,16 @@ def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHome]:
     cluster.remove()
 
 
+@pytest.fixture(scope="session")
+def ray_executor(ray_home: RayHome) -> Iterator[RayExecutor]:
+    """An executor that tests share, as each takes seconds to start."""
+    made = ray_home.executor()
+    yield made
+    made.close(grace=timedelta(0))
+
+
 @pytest.fixture
-def ray_arena(ray_home: RayHome) -> Iterator[Arena]:
+def ray_arena(ray_home: RayHome, request: pytest.FixtureRequest) -> Iterator[Arena]:
     """The nodes of the cluster, on the home that they share."""
     store = JobStore(ray_home.database_url)
     store.prepare()
@@ -142,7 +151,7 @@ def ray_arena(ray_home: RayHome) -> Iterator[Arena]:
         made.append(ray_home.executor())
         return made[-1]
 
-    arena = Arena(store, ray_home.folder, make)
+    arena = Arena(store, ray_home.folder, make, lambda: request.getfixturevalue("ray_executor"))
     yield arena
     for executor in made:
         executor.close(grace=timedelta(0))

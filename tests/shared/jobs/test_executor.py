@@ -28,7 +28,7 @@ def arena(request: pytest.FixtureRequest) -> Arena:
 @pytest.fixture
 def executor(arena: Arena) -> Iterator[Executor]:
     """An executor of two slots that holds no job after the test."""
-    made = arena.make()
+    made = arena.lend()
     yield made
     assert made.capacity() == Capacity(slots=2, busy=0)
 
@@ -120,5 +120,5 @@ def test_close_ends_all_jobs(arena: Arena, eventually: Eventually, alive: Callab
     marks = [arena.mark(listening), arena.mark(deaf)]
     for note in marks:
         eventually(note.exists)
-    assert executor.close(grace=timedelta(seconds=1)) == {listening: EXIT_INTERRUPTED, deaf: -signal.SIGKILL}
+    assert executor.close(grace=timedelta(seconds=4)) == {listening: EXIT_INTERRUPTED, deaf: -signal.SIGKILL}
     assert [alive(int(note.read_text(encoding="utf-8"))) for note in marks] == [False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -57,6 +58,7 @@ def test_two_services_run_each_job_once_and_take_over_what_a_killed_one_held(
         eventually(lambda: sum(store.get(name).state == "running" for name in JOBS) >= 2)
         with service(child_environment):
             eventually(lambda: sum(store.get(name).is_settled for name in JOBS) >= 6, 90)
+            first.send_signal(signal.SIGSTOP)  # so that it claims no more while its jobs are counted
             held = [job.id for job in store.list(kinds=["alone"]) if job.state == "running" and f"/{first.pid}/" in (job.lease_owner or "")]
             first.kill()
             first.wait()
