@@ -26,7 +26,7 @@ from services.trainer.placement import FilmPlaces, place_kept, prompted
 from services.trainer.prompt_encoder import PromptEncoder, open_prompt_encoder
 from services.trainer.source_opening import open_source
 from shared.catalog import Catalog, DatasetManifest, DatasetPart
-from shared.errors import LetheError, NotFoundError, UnavailableError
+from shared.errors import NotFoundError
 from shared.imaging.clauses import LABELS
 from shared.imaging.contact_sheet import CONTACT_SHEET_NAME, contact_sheet, sample_positions, tile
 from shared.imaging.films import MAX_FILM_PIXELS, SCHEMA, FilmWriter, rows_per_part
@@ -61,9 +61,9 @@ def register(spec: DatasetSpec, *, dataset_id: str, catalog: Catalog, settings: 
     _sweep(folder.parent)
     try:
         manifest = _register(spec, dataset_id, folder, catalog, settings, report)
-    except (JobInterruptedError, UnavailableError):
+    except JobInterruptedError:
         raise  # another attempt goes on
-    except LetheError:
+    except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
+from datetime import timedelta
 from typing import Any, Final
 
 from services.trainer.data_parallel import run_ranks
 from services.trainer.dataset_spec import DatasetSpec
 from services.trainer.registration import register
 from services.trainer.training_spec import TrainingSpec
-from shared.catalog import open_catalog
+from shared.catalog import Catalog
 from shared.jobs.context import JobContext
 from shared.jobs.worker import Handlers, run_worker
+from shared.storage import open_store
+from shared.storage.patience import PatientStore
+
+STORE_PATIENCE: Final = timedelta(minutes=10)  # films that took hours to decode must not be lost to a store that is away for a while
 
 
 def run_registration(context: JobContext) -> dict[str, Any]:
@@ -22,9 +28,11 @@ def run_registration(context: JobContext) -> dict[str, Any]:
         context.check_cancelled()
         context.report(step, total, message, **values)
 
-    spec = DatasetSpec.model_validate(context.spec)
-    with open_catalog(context.settings) as catalog:
-        manifest = register(spec, dataset_id=context.id, catalog=catalog, settings=context.settings, report=report)
+    spec, settings = DatasetSpec.model_validate(context.spec), context.settings
+    with closing(open_store(settings)) as store:
+        patient = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
+        catalog = Catalog(patient, settings.home.resolve() / "cache")
+        manifest = register(spec, dataset_id=context.id, catalog=catalog, settings=settings, report=report)
     return {"dataset": manifest.id}
 
 

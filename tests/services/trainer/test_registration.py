@@ -430,10 +430,16 @@ def test_changed_table_makes_a_second_attempt_begin_anew(house: House) -> None:
     assert attempt(house, spec, dataset_id, 0).stdout.strip() == "19"
 
 
-@pytest.mark.parametrize("error", [JobInterruptedError("stopped"), UnavailableError("store")])
-def test_interrupted_registration_keeps_what_it_finished(house: House, error: Exception) -> None:
-    spec, dataset_id = house.chexpert(), new_id("dataset")
+@pytest.mark.parametrize("error", [UnavailableError("store"), OSError("disk full")])
+def test_failed_registration_leaves_no_films_behind(house: House, error: Exception) -> None:
     with mock.patch.object(Catalog, "commit", side_effect=error), pytest.raises(type(error)):
+        house.register(house.chexpert())
+    assert not any((house.home / "registrations").iterdir())
+
+
+def test_interrupted_registration_keeps_what_it_finished(house: House) -> None:
+    spec, dataset_id = house.chexpert(), new_id("dataset")
+    with mock.patch.object(Catalog, "commit", side_effect=JobInterruptedError("stopped")), pytest.raises(JobInterruptedError):
         house.register(spec, dataset_id)
     assert list((house.home / "registrations" / dataset_id).glob("pictures-*.parquet"))
     with mock.patch.object(film_pictures, "read_picture", side_effect=AssertionError):

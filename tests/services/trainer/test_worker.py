@@ -12,8 +12,9 @@ import pytest
 from services.trainer import worker
 from services.trainer.worker import HANDLERS, run_registration, run_training
 from shared.catalog import new_id, open_catalog
-from shared.errors import JobCancelledError, NotFoundError
+from shared.errors import JobCancelledError, NotFoundError, UnavailableError
 from shared.jobs.worker import EXIT_USAGE
+from shared.storage import DirectoryStore
 from tests.fixtures.processes import ROOT
 from tests.services.trainer.conftest import environment_of
 
@@ -41,6 +42,21 @@ def test_registration_commits_under_the_jobs_own_id_and_again_is_harmless(
     assert run_registration(job) == {"dataset": dataset_id}
     with open_catalog(stocked_home.settings) as catalog:
         assert catalog.get("dataset", dataset_id).image_size == 16
+
+
+def test_registration_outlasts_a_store_that_is_away(context: Callable[..., JobContext], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([UnavailableError("away"), UnavailableError("away")])
+    putting = DirectoryStore.put_file
+
+    def put_file(store: DirectoryStore, **given: Any) -> Any:
+        error = next(answers, None)
+        if error is not None:
+            raise error
+        return putting(store, **given)
+
+    monkeypatch.setattr(DirectoryStore, "put_file", put_file)
+    dataset_id = new_id("dataset")
+    assert run_registration(context("dataset", dataset_id, PHANTOM)) == {"dataset": dataset_id}
 
 
 def test_cancelled_registration_stops_and_commits_nothing(
