@@ -25,7 +25,7 @@ from shared.errors import InvalidRequestError
 NUMBER_BYTES: Final = 4  # of a weight, a gradient, a moment
 # Peaks of processes, measured, over what passes keep: buffers of operations and gradients on their way come on top.
 KEPT_FACTOR: Final = 1.3
-RECOMPUTED_FACTOR: Final = 2.0
+RECOMPUTED_FACTOR: Final = 2.3
 ENCODING_FACTOR: Final = 3  # an operation's input and output, and a workspace
 CHECKPOINT_COPIES: Final = 2  # one is being written, one may wait
 GIB: Final = 2**30
