@@ -111,11 +111,13 @@ class TrainingCheckpoints:
         if self._cadence.is_due(step=run.step, since=now - self._kept_at):
             self._keep(phase, run)
         elif now - self._curves_at >= CURVES_SECONDS:
-            self._offer_curves()
+            self.offer_curves()
 
-    def write_curves(self, store: ObjectStore) -> None:
-        """Write the loss curves now."""
-        store.put(key=self._key("losses.json"), data=_curves(self._progress))
+    def offer_curves(self) -> None:
+        """Have the loss curves written as they are now."""
+        self._curves_at = time.monotonic()
+        data = json.dumps({"curves": self._progress.loss_curves()}, allow_nan=False).encode()
+        self._uploads.offer("losses", lambda: _put(self._store, f"{FOLDER}/{self._context.id}/losses.json", data))
 
     def _keep(self, phase: str, run: Run) -> None:
         """Copy everything, and have it sent."""
@@ -126,7 +128,7 @@ class TrainingCheckpoints:
         state = State(joined.tensors, joined.facts | {"phase": phase}).copied()
         self._kept_at = time.monotonic()
         self._uploads.offer("checkpoint", partial(self._write, step, state, stall_seconds=self._kept_at - began))
-        self._offer_curves()
+        self.offer_curves()
 
     def _write(self, step: int, state: State, *, stall_seconds: float) -> None:
         """Send a checkpoint; on the uploads' thread."""
@@ -135,14 +137,6 @@ class TrainingCheckpoints:
         self._progress.note_kept(step, upload_seconds=time.monotonic() - began, stall_seconds=stall_seconds)
         self._context.note_safe()
         _LOG.info("checkpoint written", step=step)
-
-    def _offer_curves(self) -> None:
-        self._curves_at = time.monotonic()
-        data = _curves(self._progress)
-        self._uploads.offer("losses", lambda: _put(self._store, self._key("losses.json"), data))
-
-    def _key(self, name: str) -> str:
-        return f"{FOLDER}/{self._context.id}/{name}"
 
 
 class PhaseCheckpoints:
@@ -161,10 +155,6 @@ class PhaseCheckpoints:
         """Look, and keep the run now and then."""
         self._look(run)
         self._training.after_step(self._phase, run)
-
-
-def _curves(progress: Progress) -> bytes:
-    return json.dumps({"curves": progress.loss_curves()}, allow_nan=False).encode()
 
 
 def _put(store: ObjectStore, key: str, data: bytes) -> None:

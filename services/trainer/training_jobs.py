@@ -7,9 +7,10 @@ checkpoint, or begins again without one, and ends with the same model, once.
 from __future__ import annotations
 
 import random
+import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -49,7 +50,7 @@ from shared.storage.patience import PatientStore
 from shared.telemetry import get_logger, lethe_version
 
 STORE_PATIENCE: Final = timedelta(minutes=10)  # how long a store may be away at the beginning or the end before the job fails
-LAST_STRIPS_SECONDS: Final = 60.0  # what the last validation strips get to be stored in; the store has just answered
+LAST_UPLOADS_SECONDS: Final = 60.0  # what the last curves and strips get to be stored in; the store has just answered
 
 _LOG = get_logger(__name__)
 
@@ -60,14 +61,13 @@ def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
         torch.set_num_threads(context.settings.torch_threads)
     with closing(open_store(context.settings)) as store:
         attempt = _Attempt(context, TrainingSpec.model_validate(context.spec), store, ranks)
-        if ranks.leads:
+        with attempt.scratch_folder():
             attempt.clear_away(context.cancelled_siblings())
-        try:
-            manifest = attempt.run()
-        except JobCancelledError:
-            attempt.clear_away([context.id])
-            raise
-        if ranks.leads:
+            try:
+                manifest = attempt.run()
+            except JobCancelledError:
+                attempt.clear_away([context.id])
+                raise
             attempt.clear_away([context.id])
     return {"model": manifest.id, "metrics": manifest.metrics}
 
@@ -79,10 +79,11 @@ class _Attempt:
         self.context = context
         self.spec = spec
         self.ranks = ranks
-        self.home = context.settings.home.resolve()
+        home = context.settings.home.resolve()
+        self.scratch = home / "trainings" / context.id
         self.store = store
         self.patient_store = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
-        self.catalog = Catalog(self.patient_store, self.home / "cache")
+        self.catalog = Catalog(self.patient_store, home / "cache")
         self.model_id = context.id.replace("job_", "mdl_", 1)
 
     def run(self) -> ModelManifest:
@@ -112,11 +113,25 @@ class _Attempt:
 
     def clear_away(self, job_ids: list[str]) -> None:
         """Remove the checkpoints of jobs that ended; what cannot be removed now waits for another training."""
+        if not self.ranks.leads:
+            return
         try:
             for job_id in job_ids:
                 self._checkpoints(self.store, job_id).remove()
         except UnavailableError as error:
             _LOG.warning("checkpoints of ended jobs not removed", exc_info=error)
+
+    @contextmanager
+    def scratch_folder(self) -> Iterator[None]:
+        """A local folder for files on their way, rid of what a killed attempt left in it."""
+        if not self.ranks.leads:
+            yield
+            return
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     def _model(self, films: TrainingSet, dataset: DatasetManifest, base: ModelManifest | None) -> Model:
         """The base, or random weights."""
@@ -162,8 +177,10 @@ class _Attempt:
                 look=look,
             )
             if self.ranks.leads:
-                checkpoints.write_curves(self.patient_store)
-                uploads.wait(LAST_STRIPS_SECONDS)
+                checkpoints.offer_curves()
+                self.catalog.ping()
+                if not uploads.wait(LAST_UPLOADS_SECONDS):
+                    _LOG.warning("the last curves and strips were not written in time")
         return _metrics(model, spec, progress)
 
     def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:
@@ -185,7 +202,7 @@ class _Attempt:
         return found
 
     def _checkpoints(self, store: ObjectStore, job_id: str) -> CheckpointStore:
-        return CheckpointStore(store, job_id, scratch=self.home / "trainings", keep=self.context.settings.checkpoints_kept)
+        return CheckpointStore(store, job_id, scratch=self.scratch, keep=self.context.settings.checkpoints_kept)
 
     def _commit(
         self, model: Model, metrics: dict[str, Any], dataset: DatasetManifest, base: ModelManifest | None, progress: Progress
@@ -194,9 +211,8 @@ class _Attempt:
         if not self.ranks.leads:
             return manifest
         self.context.report(progress.total, progress.total, "storing the model")
-        scratch = self.home / "trainings"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{self.context.id}-") as folder:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.scratch, prefix="model-") as folder:
             model.save(Path(folder))
             self.context.check_cancelled()
             return self.catalog.commit(manifest, Path(folder))

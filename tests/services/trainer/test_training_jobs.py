@@ -322,6 +322,32 @@ def test_store_that_stays_away_at_the_end_fails_the_job_and_leaves_its_checkpoin
     assert CheckpointStore(open_store(stocked_home.settings), job.id, scratch=stocked_home.folder, keep=2).steps()[-1] == 4
 
 
+def test_files_that_a_killed_attempt_left_on_the_disk_are_removed(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    job = context("training", new_id("job"), spec(stocked_home))
+    left = stocked_home.folder / "trainings" / job.id / "checkpoint-half"
+    left.mkdir(parents=True)
+    (left / "modules.safetensors").write_bytes(b"half")
+    run_training(job)
+    assert list((stocked_home.folder / "trainings").iterdir()) == []
+
+
+def test_stored_curve_is_the_whole_one_also_where_the_store_is_slow(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = DirectoryStore.put
+
+    def slowly(self: DirectoryStore, *, key: str, data: bytes, if_absent: bool = False) -> Any:
+        if key.endswith("losses.json"):
+            time.sleep(0.5)
+        return put(self, key=key, data=data, if_absent=if_absent)
+
+    monkeypatch.setattr(DirectoryStore, "put", slowly)
+    job = context("training", new_id("job"), spec(stocked_home, steps=6, checkpoint_every=1))
+    run_training(job)
+    [curve] = json.loads(open_store(stocked_home.settings).get(key=f"checkpoints/{job.id}/losses.json"))["curves"]
+    assert curve["steps"] == 6
+
+
 def test_next_training_clears_up_after_cancelled_ones(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
     cancelled = context("training", new_id("job"), spec(stocked_home))
     store = open_store(stocked_home.settings)
