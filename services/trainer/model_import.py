@@ -148,9 +148,9 @@ def require_numbers(folder: Path) -> None:
 
 
 def _tokenizer(folder: Path) -> dict[str, Path]:
-    read_config(
-        folder, "tokenizer/tokenizer_config.json", class_key="tokenizer_class", classes=frozenset(ALLOWED_COMPONENTS["tokenizer"][1])
-    )
+    allowed = frozenset(ALLOWED_COMPONENTS["tokenizer"][1])
+    # Its numbers make nothing; a window that is not limited is written as one with thirty digits.
+    read_config(folder, "tokenizer/tokenizer_config.json", class_key="tokenizer_class", classes=allowed, sizes=False)
     found = {f"tokenizer/{name}": folder / "tokenizer" / name for name in TOKENIZER_FILES if (folder / "tokenizer" / name).is_file()}
     if not ({"tokenizer/vocab.json", "tokenizer/merges.txt"} <= found.keys() or "tokenizer/tokenizer.json" in found):
         raise ModelFolderError("tokenizer holds neither vocab.json and merges.txt nor tokenizer.json")

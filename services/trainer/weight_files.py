@@ -71,8 +71,10 @@ class WeightFiles:
                 raise ModelFolderError(f"{self.component} {what} {len(odd)} tensors, first {odd[0][:120]!r}")
 
 
-def read_config(folder: Path, name: str, *, class_key: str = "_class_name", classes: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """A component's config; ModelFolderError when it names another class, other code, or sizes beyond all reason."""
+def read_config(
+    folder: Path, name: str, *, class_key: str = "_class_name", classes: frozenset[str] = frozenset(), sizes: bool = True
+) -> dict[str, Any]:
+    """A component's config; ModelFolderError when it names another class, other code, or (of networks) sizes beyond all reason."""
     config = read_json(folder, name)
     for key in FORBIDDEN_KEYS:
         if config.get(key):
@@ -80,8 +82,9 @@ def read_config(folder: Path, name: str, *, class_key: str = "_class_name", clas
     named = config.get(class_key)
     if classes and named is not None and not {*(named if isinstance(named, list) else [named])} <= classes:
         raise ModelFolderError(f"{name}: {class_key} is {str(named)[:80]!r}, model_index.json says {' or '.join(sorted(classes))}")
-    for key, value in config.items():
-        _require_reason(name, key, value)
+    if sizes:
+        for key, value in config.items():
+            _require_reason(name, key, value)
     return config
 
 

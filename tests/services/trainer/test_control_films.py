@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 
+from services.trainer import training_jobs
 from services.trainer.control_films import ControlPatientsError, refuse_controls
 from shared.catalog import DatasetManifest, ModelManifest, new_id
 from shared.errors import NotFoundError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shared.catalog import Catalog
+    from shared.jobs.context import JobContext
     from tests.fixtures.models import StockedHome
 
 
@@ -107,3 +110,12 @@ def test_data_set_that_is_gone_is_not_taken_for_one_without_controls(stocked_hom
     orphan = stocked_home.model.model_copy(update={"dataset": new_id("dataset")})
     with pytest.raises(NotFoundError):
         refuse_controls(stocked_home.dataset, orphan, stocked_catalog)
+
+
+def test_training_job_on_controls_of_its_base_fails_before_it_learns(
+    context: Callable[..., JobContext], stocked_home: StockedHome, variant: Callable[..., DatasetManifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_jobs, "train_denoiser", mock.Mock(side_effect=AssertionError("learnt")))
+    told = {"name": "a", "dataset": variant(swapped).id, "base": stocked_home.model.id, "steps": 1}
+    with pytest.raises(ControlPatientsError):
+        training_jobs.run_training(context("training", new_id("job"), told))

@@ -127,6 +127,18 @@ def test_half_precision_is_kept_and_computed_with_in_full(own: Path, settings: S
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in {entry["path"] for entry in manifest.lineage["source_files"]}  # type: ignore[index, union-attr, call-overload]
 
 
+def test_configs_of_older_libraries_are_read(own: Path, settings: Settings) -> None:
+    """Keys and values as folders of 2022 have them."""
+    write(own, "tokenizer/tokenizer_config.json", model_max_length=10**30, bos_token={"__type": "AddedToken", "content": "<|startoftext|>"})
+    write(
+        own, "text_encoder/config.json", torch_dtype="float16", transformers_version="4.21.0", _name_or_path="openai/clip-vit-large-patch14"
+    )
+    write(own, "unet/config.json", _diffusers_version="0.6.0", _name_or_path="somewhere", center_input_sample=False)
+    write(own, "scheduler/scheduler_config.json", _diffusers_version="0.6.0", skip_prk_steps=True)
+    _, copy = imported(own, settings)
+    assert Model.load(copy, key="x").token_limit == 64
+
+
 def test_links_within_the_folder_are_followed(own: Path, settings: Settings) -> None:
     (own / UNET).rename(own / "blob")
     (own / UNET).symlink_to("../blob")

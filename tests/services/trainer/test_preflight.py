@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
+from services.trainer import preflight, training_jobs
 from services.trainer.activation_memory import Networks
 from services.trainer.preflight import Estimate, MemoryShortageError, require_memory
 from services.trainer.training_spec import TrainingSpec
+from shared.catalog import new_id
 from tests.denoisers import tiny_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from shared.catalog import Catalog
+    from shared.jobs.context import JobContext
     from tests.fixtures.models import StockedHome
 
 PLENTY = 2**40
@@ -121,6 +126,17 @@ def test_nothing_to_change_is_said(estimate: Estimate) -> None:
 def test_machines_own_memory_is_looked_at_too(estimate: Estimate) -> None:
     with pytest.raises(MemoryShortageError, match=r"checkpoints .* and 10.0 MiB are free"):
         require_memory(estimate, spec(), device_bytes=PLENTY, host_bytes=10 * 2**20)
+
+
+def test_training_that_cannot_fit_reads_no_film(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "available_host_bytes", lambda: 2**20)
+    monkeypatch.setattr(preflight, "available_device_bytes", lambda _device: 2**20)
+    monkeypatch.setattr(training_jobs, "read_training_set", mock.Mock(side_effect=AssertionError("read")))
+    told = {"name": "a", "dataset": stocked_home.dataset.id, "base": stocked_home.model.id, "steps": 1}
+    with pytest.raises(MemoryShortageError, match=r"1.0 MiB are free"):
+        training_jobs.run_training(context("training", new_id("job"), told))
 
 
 def test_estimate_reads_manifests_and_configs_alone(stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
