@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from shared.cli.assignments import Assignments, assign
+from shared.cli.console import print_json
 from shared.cli.conversation import MAX_SEED, Json, connect, follow
+
+models = typer.Typer(help="Import models and look at them.", no_args_is_help=True)
 
 
 def train(
@@ -42,3 +45,26 @@ def train(
             lambda progress: client.trainer.wait_for_training(started.id, on_progress=progress),
             as_json=as_json,
         )
+
+
+@models.command("import")
+def import_model(
+    name: Annotated[str, typer.Argument(help="A name for people.")],
+    uri: Annotated[str, typer.Option(help="file:// diffusers folder within the services' LETHE_IMPORT_ROOTS.")],
+    as_json: Json = False,
+) -> None:
+    """Take a Stable Diffusion 1.x or 2.x folder into the catalog, to sample from or to train on; safetensors only."""
+    with connect() as client:
+        started = client.trainer.import_model({"name": name, "uri": uri})
+        follow(
+            f"Importing ({started.id})",
+            lambda progress: client.trainer.wait_for_import(started.id, on_progress=progress),
+            as_json=as_json,
+        )
+
+
+@models.command()
+def show(model_id: Annotated[str, typer.Argument(help="A model's id (mdl_…) or alias.")]) -> None:
+    """One model's manifest, as JSON: what it was trained from and on, by which code, with which figures."""
+    with connect() as client:
+        print_json(client.trainer.get_model(model_id).model_dump(mode="json"))

@@ -44,6 +44,13 @@ def operation(kind: str, identifier: str, **fields: Any) -> dict[str, Any]:
     return {"id": identifier, "kind": kind, "state": "succeeded", "progress": progress, "result": {}, "error": None, **fields}
 
 
+OPERATIONS = {
+    "/v1/training-jobs": operation("training", "job_1", result={"model": "mdl_1", "metrics": {"loss": 0.5, "note": "x"}}),
+    "/v1/model": operation("import", "job_2", name="sd", result={"model": "mdl_2"}),
+    "/v1/calibrations": operation("calibration", "cal_1"),
+}
+
+
 class FakeServices:
     """Answers requests; keeps count of them."""
 
@@ -80,12 +87,9 @@ class FakeServices:
             counts = {"train": 50, "canary": CANARIES, "control": 2 * CONTROLS}
             dataset = operation("dataset", "ds_1", name="ward", counts=counts, patients=counts)
             return httpx.Response(200, json={**dataset, "items": [dataset]})
-        if path.startswith("/v1/training-jobs"):
-            return httpx.Response(
-                200, json=operation("training", "job_1", result={"model": "mdl_1", "metrics": {"loss": 0.5, "note": "x"}})
-            )
-        if path.startswith("/v1/calibrations"):
-            return httpx.Response(200, json=operation("calibration", "cal_1"))
+        for prefix, answer in OPERATIONS.items():
+            if path.startswith(prefix):
+                return httpx.Response(200, json=answer)
         answers = {"/v1/screenings": self._screen, "/v1/matches": self._match, "/v1/strategies": self._strategies}
         if path in answers:
             return httpx.Response(200, json=answers[path](body))

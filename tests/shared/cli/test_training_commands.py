@@ -18,3 +18,14 @@ def test_options_of_fine_tuning_are_assigned(lethe: Lethe) -> None:
     assert lethe("train", "ds_1", "--base", "mdl_0", "--set", "precision=bf16", "--set", "min_snr_gamma=5") == 0
     asked = lethe.asked("/v1/training-jobs")
     assert (asked["base"], asked["precision"], asked["min_snr_gamma"]) == ("mdl_0", "bf16", 5)
+
+
+def test_model_folder_is_imported_and_waited_for(lethe: Lethe) -> None:
+    assert lethe("model", "import", "sd", "--uri", "file:///models/sd", "--json") == 0
+    assert lethe.asked("/v1/models/import") == {"name": "sd", "uri": "file:///models/sd"}
+    assert json.loads(lethe.out)["result"]["model"] == "mdl_2"
+
+
+def test_model_is_shown_as_its_manifest(lethe: Lethe) -> None:
+    assert lethe("model", "show", "mdl_2") == 0
+    assert json.loads(lethe.out)["name"] == "sd"
