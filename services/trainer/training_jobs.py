@@ -307,7 +307,7 @@ def _manifest(
         architecture=spec.architecture if base is None else base.architecture,
         dataset=dataset.id,
         base=base.id if base is not None else None,
-        spec=spec.model_dump(mode="json"),
+        spec=spec.without_prompts(),
         metrics=metrics,
         seed=spec.seed,
         code_version=lethe_version(),

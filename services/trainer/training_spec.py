@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -97,3 +97,10 @@ class TrainingSpec(_Strict):
     batch_filter: None = Field(default=None, description="A rule that leaves samples out; none is known yet.")
     timesteps: Literal["uniform"] = "uniform"
     ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
+
+    def without_prompts(self) -> dict[str, Any]:
+        """As a model's manifest keeps it: of the validation's prompts their number, for a manifest never expires."""
+        told = self.model_dump(mode="json")
+        if self.validation is not None:
+            told["validation"]["prompts"] = len(self.validation.prompts)
+        return told

@@ -278,6 +278,8 @@ async def test_folder_is_imported_fine_tuned_and_watched(trainer: Trainer, stabl
     ended = await trainer.wait(path)
     assert ended["state"] == "succeeded", ended
     assert ended["result"]["metrics"]["truncated_prompts"] == 0
+    manifest = (await trainer.client.get(f"/v1/models/{ended['result']['model']}")).json()
+    assert (manifest["base"], manifest["spec"]["validation"]) == (base, {"every": 2, "prompts": 2})
     curves = (await trainer.client.get(f"{path}/losses")).json()["curves"]
     assert [(curve["phase"], curve["steps"], [point["step"] for point in curve["points"]]) for curve in curves] == [
         ("denoiser", 4, [1, 2, 3, 4])

@@ -85,6 +85,12 @@ def test_value_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
 
 
+def test_manifests_keep_no_prompts() -> None:
+    spec = TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "validation": {"every": 5, "prompts": ["secret", "other"]}})
+    assert spec.without_prompts() == spec.model_dump(mode="json") | {"validation": {"every": 5, "prompts": 2}}
+    assert TrainingSpec(name="a", dataset="ds_1").without_prompts()["validation"] is None
+
+
 def test_spec_is_read_without_tensor_libraries() -> None:
     script = "import sys, services.trainer.training_spec; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
