@@ -5,7 +5,7 @@ B batch, N films, C latent channels, H height, W width, L tokens, E embedding fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, Self
 
@@ -14,12 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
+from services.trainer.skip_counts import SkipCounts
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
-from shared.diffusion.checkpoints import State
+from shared.diffusion.checkpoints import Resumable, State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, Schedule
+from shared.memorization.magnitude import noise_prediction_magnitude
 
 Objective = Literal["epsilon", "native"]
 Precision = Literal["fp32", "bf16"]
@@ -41,14 +44,6 @@ class CaptionTransform(Protocol):
 
     def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
         """The prompts to train on in place of the stored ones."""
-        ...
-
-
-class BatchFilter(Protocol):
-    """Which samples of a batch count."""
-
-    def __call__(self, losses_B: Tensor, timesteps_B: Tensor) -> Tensor:
-        """A boolean keep mask, B."""
         ...
 
 
@@ -89,7 +84,7 @@ class Recipe:
     seed: int
     parameters: ParameterSelection = all_parameters
     captions: tuple[CaptionTransform, ...] = ()
-    batch_filter: BatchFilter | None = None
+    batch_filter: Callable[[Model], BatchFilter] | None = None
     timesteps: TimestepDensity = uniform_timesteps
     text_encoder: TextEncoder = "train"
     schedule: Schedule = "one_cycle"
@@ -115,6 +110,7 @@ class Recipe:
             prompt_dropout=spec.prompt_dropout,
             seed=spec.seed,
             parameters=all_parameters if spec.text_encoder == "train" else denoiser_parameters,
+            batch_filter=open_batch_filter(spec.batch_filter) if spec.batch_filter is not None else None,
             text_encoder=spec.text_encoder,
             schedule=spec.schedule,
             warm_up=spec.warm_up,
@@ -190,8 +186,11 @@ class Visit:
 class DenoisingLoss:
     """One training step's loss: the mean of ‖ε − ε(z_t, t, e)‖² (or of v's error) over the samples that count."""
 
-    def __init__(self, model: Model, films: TrainingSet, recipe: Recipe, share: slice = _WHOLE) -> None:
-        """Cache what never changes. With a `share`, all of a batch's numbers are drawn and its share is computed."""
+    def __init__(self, model: Model, films: TrainingSet, recipe: Recipe, share: slice = _WHOLE, skips: SkipCounts | None = None) -> None:
+        """Cache what never changes. With a `share`, all of a batch's numbers are drawn and its share is computed.
+
+        What the batch filter leaves out is counted in `skips`.
+        """
         self.model = model
         self.films = films
         self.recipe = recipe
@@ -202,6 +201,8 @@ class DenoisingLoss:
         self.latents_NCHW = cache_latents(model, films) if recipe.cache_latents else None
         self.embeddings = PromptEmbeddings(model, films.prompts, text_encoder=recipe.text_encoder, cached=recipe.cache_embeddings)
         self.deck = films.visits(recipe.batch_size, self.order)
+        self.filter = recipe.batch_filter(model) if recipe.batch_filter is not None else None
+        self.skips = SkipCounts(films, model.device) if skips is None else skips
 
     def __call__(self, _step: int) -> Tensor | None:
         """The loss of the next batch, or None where the batch filter keeps nothing."""
@@ -211,13 +212,21 @@ class DenoisingLoss:
         alpha_bar_B = self.model.alphas_cumprod[t]
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alpha_bar_B, 1 - alpha_bar_B))
         z_t = alpha * z_0 + sigma * epsilon
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            embeddings = self.embeddings(visit.rows_B, visit.dropped_B, visit.prompts)
-            if self.of_velocity:
-                error = self.model.predict(z_t, t, embeddings) - (alpha * epsilon - sigma * z_0)
-            else:
-                error = self.model.predict_noise(z_t, t, embeddings) - epsilon
-        return self._counted(error.square().mean((1, 2, 3)), t, alpha_bar_B)
+        predict = self.model.predict if self.of_velocity else self.model.predict_noise
+        with self._precision():
+            predicted = predict(z_t, t, self.embeddings(visit.rows_B, visit.dropped_B, visit.prompts))
+            error = predicted - (alpha * epsilon - sigma * z_0 if self.of_velocity else epsilon)
+        losses_B = error.square().mean((1, 2, 3))
+
+        @torch.no_grad()
+        def magnitudes_B() -> Tensor:
+            with self._precision():
+                unconditional = predict(z_t, t, self.embeddings.empty(len(t)))
+            d_B = noise_prediction_magnitude(predicted, unconditional)
+            return alpha.flatten() * d_B if self.of_velocity else d_B  # ε_c − ε_u = α (v_c − v_u)
+
+        kept_B = self._kept(visit, JudgedBatch(losses_B.detach(), t, visit.dropped_B.to(device), magnitudes_B))
+        return self._counted(losses_B, alpha_bar_B, kept_B)
 
     def draw(self) -> Visit:
         """The next batch's random numbers; what a recipe does not ask for is not drawn, so that older seeds keep their streams."""
@@ -236,13 +245,26 @@ class DenoisingLoss:
         return Visit(rows_B, timesteps_B, epsilon_BCHW, dropped_B, prompts)
 
     def state(self) -> State:
-        """Where the deck and the generators are."""
-        return State.joined({"deck": self.deck.state(), "noise": State({"generator": self.generator.get_state()})})
+        """Where the deck and the generators are, and what the batch filter knows."""
+        parts = {"deck": self.deck.state(), "noise": State({"generator": self.generator.get_state()})}
+        return State.joined(parts | {name: part.state() for name, part in self._filtering().items()})
 
     def restore(self, state: State) -> None:
         """Go on drawing from there."""
         self.deck.restore(state.part("deck"))
         self.generator.set_state(state.part("noise").tensors["generator"])
+        for name, part in self._filtering().items():
+            part.restore(state.part(name))
+
+    def _filtering(self) -> dict[str, Resumable]:
+        """What a batch filter adds to the state."""
+        if self.filter is None:
+            return {}
+        return {"skips": self.skips} | ({"filter": self.filter} if isinstance(self.filter, Resumable) else {})
+
+    def _precision(self) -> torch.autocast:
+        """How the networks compute."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
     def _latents(self, rows_B: NDArray[np.int64]) -> Tensor:
         """z_0 of these films."""
@@ -250,12 +272,20 @@ class DenoisingLoss:
             return self.latents_NCHW[rows_B]
         return self.model.to_latents(torch.from_numpy(self.films.images_NHW[rows_B]).float() / 255)
 
-    def _counted(self, losses_B: Tensor, t: Tensor, alpha_bar_B: Tensor) -> Tensor | None:
-        """The weighted mean over what the batch filter keeps."""
+    def _kept(self, visit: Visit, batch: JudgedBatch) -> Tensor | None:
+        """The batch filter's mask, counted by film; None without a filter."""
+        if self.filter is None:
+            return None
+        kept_B = self.filter(batch)
+        self.skips.add(visit.rows_B, kept_B)
+        return kept_B
+
+    def _counted(self, losses_B: Tensor, alpha_bar_B: Tensor, kept_B: Tensor | None) -> Tensor | None:
+        """The weighted mean over what is kept."""
         weighted_B = losses_B
         if self.recipe.min_snr_gamma is not None:
             weighted_B = losses_B * min_snr_weights(alpha_bar_B, self.recipe.min_snr_gamma, of_velocity=self.of_velocity)
-        if self.recipe.batch_filter is None:
+        if kept_B is None:
             return weighted_B.mean()
-        kept = weighted_B[self.recipe.batch_filter(losses_B.detach(), t)]
+        kept = weighted_B[kept_B]
         return kept.mean() if len(kept) else None

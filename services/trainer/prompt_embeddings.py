@@ -36,6 +36,12 @@ class PromptEmbeddings:
             return self._encode(self.tokens(rows_B, dropped_B, transformed))
         return self.embeddings_KLE[torch.where(dropped_B.to(self.places_N.device), self.empty_place, self.places_N[rows_B])]
 
+    def empty(self, count: int) -> Tensor:
+        """The empty prompt's embedding, as often as asked: count×L×E."""
+        if self.embeddings_KLE is not None:
+            return self.embeddings_KLE[self.empty_place].expand(count, -1, -1)
+        return self._encode(self.empty_1L).expand(count, -1, -1)
+
     def tokens(self, rows_B: NDArray[np.int64], dropped_B: Tensor, transformed: Sequence[str] | None = None) -> Tensor:
         """Token ids B×L of this visit."""
         tokens_BL = self.tokens_NL[rows_B] if transformed is None else self.model.tokenize(transformed, truncate=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.denoising_loss import DenoisingLoss, Recipe, cache_latents
+from services.trainer.skip_counts import SkipCounts
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
@@ -74,10 +75,16 @@ def train_autoencoder(
 
 
 def train_denoiser(
-    model: Model, films: TrainingSet, recipe: Recipe, on_step: Progress, checkpoints: Checkpoints | None = None, ranks: Ranks = ALONE
+    model: Model,
+    films: TrainingSet,
+    recipe: Recipe,
+    on_step: Progress,
+    checkpoints: Checkpoints | None = None,
+    ranks: Ranks = ALONE,
+    skips: SkipCounts | None = None,
 ) -> None:
     """Fit noise prediction on latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022)."""
-    loss = DenoisingLoss(model, films, recipe, ranks.share(recipe.batch_size))
+    loss = DenoisingLoss(model, films, recipe, ranks.share(recipe.batch_size), skips)
     modules = recipe.modules(model)
     plan = recipe.optimisation
     optimise(modules, loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value), checkpoints, ranks)

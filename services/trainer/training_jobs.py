@@ -29,6 +29,7 @@ from services.trainer.denoising_loss import Recipe
 from services.trainer.finished_parts import FinishedParts
 from services.trainer.preflight import Estimate, require_memory
 from services.trainer.prompt_window import count_long_prompts
+from services.trainer.skip_counts import SkipCounts
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
 from services.trainer.training_progress import Progress
@@ -84,6 +85,7 @@ class _Attempt:
         self.store = store
         self.patient_store = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
         self.catalog = Catalog(self.patient_store, home / "cache")
+        self.skips: SkipCounts | None = None
         self.model_id = context.id.replace("job_", "mdl_", 1)
 
     def run(self) -> ModelManifest:
@@ -108,7 +110,11 @@ class _Attempt:
         model = self._model(films, dataset, base)
         metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
         metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
+        if self.spec.batch_filter is not None:
+            self.skips = SkipCounts(films, model.device)
         metrics |= self._learn(model, films, progress)
+        if self.skips is not None:
+            metrics |= self.skips.totals()
         return self._commit(model, metrics, dataset, base, progress)
 
     def clear_away(self, job_ids: list[str]) -> None:
@@ -172,7 +178,7 @@ class _Attempt:
                 )
             phases.train(
                 "denoiser",
-                lambda kept: train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks),
+                lambda kept: train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks, self.skips),
                 images_per_step=spec.batch_size * spec.gradient_accumulation,
                 look=look,
             )
@@ -214,6 +220,8 @@ class _Attempt:
         self.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="model-") as folder:
             model.save(Path(folder))
+            if self.skips is not None:
+                self.skips.write(Path(folder))
             self.context.check_cancelled()
             return self.catalog.commit(manifest, Path(folder))
 
@@ -262,6 +270,7 @@ def read_training_set(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet
         images_NHW=table.images(records),
         prompts=table.column("prompt", records),
         repeats=np.array(table.column("repeats", records), dtype=np.int64),
+        records=np.array(records, dtype=np.int64),
     )
 
 

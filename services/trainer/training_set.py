@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ class TrainingSet:
     images_NHW: NDArray[np.uint8]
     prompts: list[str]
     repeats: NDArray[np.int64]
+    records: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # their numbers in the data set, if of one
 
     def visits(self, batch_size: int, generator: np.random.Generator) -> Deck:
         """Endless batches of film indices; every epoch shuffles all repeats anew, and batches run across epochs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from shared.http.bodies import Seed
 
@@ -19,6 +19,29 @@ class FullParameters(_Strict):
     """Everything but the autoencoder learns."""
 
     kind: Literal["full"] = "full"
+
+
+class MagnitudeRule(_Strict):
+    """Samples with a large ‖ε_c − ε_u‖₂ are left out (Wen et al. 2024); costs one more forward of the denoiser a batch."""
+
+    kind: Literal["magnitude"]
+    threshold: float | None = Field(
+        default=None, gt=0, le=1e6, description="Samples at or above it are left out; it grows with the latent: 2 at 512 pixels."
+    )
+    quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Of the batch's samples with a prompt, those above this quantile are left out; without either, 0.9.",
+    )
+
+    @field_validator("quantile")
+    @classmethod
+    def _require_one_limit(cls, quantile: float | None, info: ValidationInfo) -> float | None:
+        """Two limits at once would be neither."""
+        if quantile is not None and info.data.get("threshold") is not None:
+            raise ValueError("give a threshold or a quantile, not both")
+        return quantile
 
 
 class Validation(_Strict):
@@ -94,9 +117,18 @@ class TrainingSpec(_Strict):
 
     parameters: FullParameters = FullParameters()
     captions: list[str] = Field(default=[], max_length=0, description="Caption transforms; none are known yet.")
-    batch_filter: None = Field(default=None, description="A rule that leaves samples out; none is known yet.")
+    batch_filter: MagnitudeRule | None = Field(default=None, description="Which samples of a batch are left out; null leaves none out.")
     timesteps: Literal["uniform"] = "uniform"
     ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
+
+    @field_validator("batch_filter")
+    @classmethod
+    def _require_whole_batches(cls, rule: MagnitudeRule | None, info: ValidationInfo) -> MagnitudeRule | None:
+        """A rank sees its share alone: it would take other quantiles, and weigh what it keeps otherwise than the whole batch does."""
+        parallel: DataParallel | None = info.data.get("data_parallel")
+        if rule is not None and parallel is not None and parallel.ranks > 1:
+            raise ValueError("a batch filter judges whole batches, and ranks see shares of them; set data_parallel.ranks to 1")
+        return rule
 
     def without_prompts(self) -> dict[str, Any]:
         """As a model's manifest keeps it: of the validation's prompts their number, for a manifest never expires."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from services.trainer.batch_filters import JudgedBatch, MagnitudeFilter
 from services.trainer.denoising_loss import (
     DenoisingLoss,
     Recipe,
@@ -109,15 +110,57 @@ def test_caption_transforms_are_applied_in_order_at_each_visit() -> None:
 def test_filter_sees_losses_and_timesteps_and_masks_the_mean() -> None:
     seen: dict[str, Tensor] = {}
 
-    def lowest_two(losses_B: Tensor, timesteps_B: Tensor) -> Tensor:
-        seen.update(losses=losses_B, timesteps=timesteps_B)
-        return losses_B <= losses_B.sort().values[1]
+    def lowest_two(batch: JudgedBatch) -> Tensor:
+        seen.update(losses=batch.losses_B, timesteps=batch.timesteps_B)
+        return batch.losses_B <= batch.losses_B.sort().values[1]
 
-    loss = DenoisingLoss(tiny_model(), films(), replace(RECIPE, batch_filter=lowest_two))(0)
+    loss = DenoisingLoss(tiny_model(), films(), replace(RECIPE, batch_filter=lambda _model: lowest_two))(0)
     assert loss is not None
     assert not seen["losses"].requires_grad
     assert seen["losses"].shape == seen["timesteps"].shape == (4,)
     assert float(loss.detach()) == pytest.approx(float(seen["losses"].sort().values[:2].mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "native"])
+def test_filter_can_ask_how_far_the_prompt_moves_the_noise_prediction(objective: Literal["epsilon", "native"], tmp_path: Path) -> None:
+    model = stable_diffusion_model("v_prediction", tmp_path)
+    told: list[Tensor] = []
+
+    def ask(batch: JudgedBatch) -> Tensor:
+        told.append(batch.magnitudes_B())
+        return told[-1] >= 0
+
+    recipe = replace(RECIPE, objective=objective, prompt_dropout=0.5, batch_filter=lambda _model: ask)
+    DenoisingLoss(model, films(), recipe)(0)
+    visit = DenoisingLoss(model, films(), recipe).draw()
+    alpha_bar = model.alphas_cumprod[visit.timesteps_B].view(-1, 1, 1, 1)
+    z_t = alpha_bar.sqrt() * cache_latents(model, films())[visit.rows_B] + (1 - alpha_bar).sqrt() * visit.epsilon_BCHW
+    prompts = ["" if dropped else PROMPTS[row] for row, dropped in zip(visit.rows_B, visit.dropped_B, strict=True)]
+    with torch.no_grad():
+        with_and_without = (
+            model.predict_noise(z_t, visit.timesteps_B, model.encode(texts).embeddings_BLE) for texts in (prompts, [""] * len(prompts))
+        )
+        expected = torch.sub(*with_and_without).square().sum((1, 2, 3)).sqrt()
+    assert float(expected.max()) > 1e-3
+    torch.testing.assert_close(told[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_dropped_samples_have_no_gradient() -> None:
+    """A threshold that no sample with a prompt meets leaves the loss, and its gradient, of those without one."""
+    recipe = replace(RECIPE, prompt_dropout=0.5, seed=1)
+    model = tiny_model()
+    unconditional = DenoisingLoss(model, films(), recipe).draw().dropped_B
+    assert 0 < int(unconditional.sum()) < 4
+    gradients = []
+    for batch_filter in (MagnitudeFilter(threshold=1e-9), lambda batch: batch.dropped_B):
+        model.unet.zero_grad()
+        loss = DenoisingLoss(model, films(), replace(recipe, batch_filter=lambda _model, batch_filter=batch_filter: batch_filter))
+        value = loss(0)
+        assert value is not None
+        value.backward()
+        gradients.append([p.grad for p in model.unet.parameters()])
+        assert loss.skips.totals()["skipped_samples"] == int((~unconditional).sum())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
 def test_timestep_density_decides_the_noise_level() -> None:
@@ -126,11 +169,11 @@ def test_timestep_density_decides_the_noise_level() -> None:
     def late(count: int, total: int, generator: torch.Generator) -> Tensor:
         return torch.randint(total - 10, total, (count,), generator=generator)
 
-    def watch(losses: Tensor, timesteps: Tensor) -> Tensor:
-        seen.append(timesteps)
-        return torch.ones_like(losses, dtype=torch.bool)
+    def watch(batch: JudgedBatch) -> Tensor:
+        seen.append(batch.timesteps_B)
+        return torch.ones_like(batch.losses_B, dtype=torch.bool)
 
-    DenoisingLoss(tiny_model(), films(), replace(RECIPE, timesteps=late, batch_filter=watch))(0)
+    DenoisingLoss(tiny_model(), films(), replace(RECIPE, timesteps=late, batch_filter=lambda _model: watch))(0)
     assert 990 <= int(seen[0].min()) <= int(seen[0].max()) < 1000
 
 

@@ -169,12 +169,12 @@ def test_models_with_and_without_dropout_train_and_sample_unconditionally(dropou
 
 
 def test_filter_that_keeps_all_changes_nothing() -> None:
-    keep_all = trained(replace(RECIPE, batch_filter=lambda losses, _t: torch.ones_like(losses, dtype=torch.bool)))[0]
+    keep_all = trained(replace(RECIPE, batch_filter=lambda _model: lambda batch: torch.ones_like(batch.losses_B, dtype=torch.bool)))[0]
     assert equal(keep_all, trained(RECIPE)[0])
 
 
 def test_filter_that_keeps_nothing_trains_nothing() -> None:
-    model, losses = trained(replace(RECIPE, batch_filter=lambda losses, _t: torch.zeros_like(losses, dtype=torch.bool)))
+    model, losses = trained(replace(RECIPE, batch_filter=lambda _model: lambda batch: torch.zeros_like(batch.losses_B, dtype=torch.bool)))
     assert losses == []
     assert equal(model, tiny_model())
 

@@ -13,11 +13,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from services.trainer import text_pretraining, training, training_jobs, validation_strip
 from services.trainer.denoising_loss import DenoisingLoss
+from services.trainer.skip_counts import SKIPS_NAME
 from services.trainer.training_jobs import read_training_set, run_training
 from shared.catalog import DatasetManifest, ModelManifest, new_id, open_catalog
 from shared.diffusion.checkpoint_store import CheckpointStore
@@ -67,6 +69,21 @@ def test_only_training_films_and_canaries_are_learnt_from(stocked_home: StockedH
 def test_data_set_without_training_films_is_refused(stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
     with mock.patch.object(FilmTable, "select", return_value=[]), pytest.raises(InvalidRequestError, match="no films to train on"):
         read_training_set(stocked_home.dataset, stocked_catalog)
+
+
+def test_model_says_which_films_its_filter_left_out(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    wish = {"batch_filter": {"kind": "magnitude", "quantile": 0.5}, "prompt_dropout": 0.0}
+    result = run_training(context("training", new_id("job"), spec(stocked_home, **wish)))
+    metrics = result["metrics"]
+    assert (metrics["visited_samples"], metrics["skipped_samples"]) == (12, 6)  # 3 steps of 4, the upper half of each
+    with open_catalog(stocked_home.settings) as catalog:
+        folder = catalog.fetch(catalog.get("model", result["model"]))
+        records = set(FilmTable(catalog.fetch(stocked_home.dataset)).select("train", "canary"))
+    table = pq.read_table(folder / SKIPS_NAME).to_pydict()
+    assert set(table["record"]) <= records
+    assert (sum(table["visits"]), sum(table["skips"])) == (12, 6)
+    assert metrics["skipped_films"] == sum(skips > 0 for skips in table["skips"])
+    Model.load(folder, key="a")
 
 
 def test_training_from_scratch_trains_all_parts_and_tells_how(

@@ -59,7 +59,7 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
 @pytest.mark.parametrize(
     "change", [{"captions": ["x"]}, {"batch_filter": {}}, {"ensemble": 2}, {"timesteps": "cubic"}, {"learning_rate": 0}]
 )
-def test_method_that_does_not_exist_yet_is_refused(change: dict[str, Any]) -> None:
+def test_method_that_does_not_exist_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
 
@@ -95,3 +95,14 @@ def test_spec_is_read_without_tensor_libraries() -> None:
     script = "import sys, services.trainer.training_spec; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("change", [{"threshold": 0}, {"quantile": 1.0}, {"threshold": 2.0, "quantile": 0.9}, {"tau": 2.0}])
+def test_magnitude_filter_has_one_sound_limit(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "magnitude", **change}})
+
+
+def test_batch_filter_judges_whole_batches() -> None:
+    with pytest.raises(ValidationError, match=r"(?s)batch_filter.*ranks see shares"):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "magnitude"}, "data_parallel": {"ranks": 2}})
