@@ -23,6 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from services.trainer.parameters.kinds import AnyParameters
+from services.trainer.parameters.selection import select_parameters
 from shared.diffusion.model import Model
 from shared.diffusion.model_folder import read_json
 
@@ -57,6 +59,13 @@ class Networks:
                 name: sum(p.numel() for p in make().parameters())
                 for name, make in (("text_encoder", self._text_encoder), ("unet", self._unet), ("vae", self._vae))
             }
+
+    def selected(self, parameters: AnyParameters) -> tuple[int, int]:
+        """Of the denoiser under a selection: how many numbers learn, and how many it holds."""
+        with _fake():
+            unet = self._unet()
+            learning = select_parameters(unet, parameters).count
+            return learning, sum(tensor.numel() for tensor in (*unet.parameters(), *unet.buffers()))
 
     @property
     def latent_side(self) -> int:

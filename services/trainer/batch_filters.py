@@ -1,4 +1,4 @@
-"""Batch filters: which samples of a batch count, so that what is being learnt by heart is left out. B batch."""
+"""Batch filters: which samples of a batch count, so that what is being learnt by heart is left out. B batch, T timesteps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from services.trainer.training_spec import MagnitudeRule
+from services.trainer.training_spec import AntiGradientRule, MagnitudeRule
+from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 
 QUANTILE: Final = 0.9  # as MemControl's `auto`: the tenth of each batch with the largest magnitudes is dropped
+
+AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
+AGC_DECAY: Final = 0.8  # γ
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,47 @@ class MagnitudeFilter:
         return batch.dropped_B | (d_B <= limit)
 
 
-def open_batch_filter(rule: MagnitudeRule) -> Callable[[Model], BatchFilter]:
+class AntiGradientFilter:
+    """Drops samples whose loss is far below what their timestep usually has: λ l < b[t] (anti-gradient control, Liu et al. 2024).
+
+    Afterwards each sample in order, kept or not, moves its timestep's mean: b[t] ← γ b[t] + (1−γ) l. A timestep that was never
+    visited has b = 0 and drops nothing.
+    """
+
+    def __init__(self, timesteps: int, device: torch.device, *, scale: float = AGC_SCALE, decay: float = AGC_DECAY) -> None:
+        """An empty bank; `scale` is λ, `decay` is γ."""
+        self.scale = scale
+        self.decay = decay
+        self.bank_T = torch.zeros(timesteps, device=device)
+
+    def __call__(self, batch: JudgedBatch) -> Tensor:
+        """Judge the batch by the bank as it was before, then update it; nothing is read from the device."""
+        t_B, losses_B = batch.timesteps_B, batch.losses_B
+        before_B = self.bank_T[t_B]
+        kept_B = self.scale * losses_B >= before_B
+        # The same timestep may come several times: after c updates b is γ^c b plus each (1−γ) l times γ for every later one.
+        same_BB = t_B[:, None] == t_B[None, :]
+        later_B = same_BB.triu(1).sum(1)
+        moved_B = (1 - self.decay) * self.decay**later_B * losses_B
+        # All samples of one timestep compute, and write, the same number.
+        self.bank_T[t_B] = self.decay ** same_BB.sum(1) * before_B + (same_BB * moved_B[None, :]).sum(1)
+        return kept_B
+
+    def state(self) -> State:
+        """The bank."""
+        return State({"bank": self.bank_T})
+
+    def restore(self, state: State) -> None:
+        """Go on with a kept bank."""
+        self.bank_T.copy_(state.tensors["bank"])
+
+
+def open_batch_filter(rule: MagnitudeRule | AntiGradientRule) -> Callable[[Model], BatchFilter]:
     """What makes the filter that a training job asks for."""
-    quantile = QUANTILE if rule.quantile is None else rule.quantile
-    return lambda _model: MagnitudeFilter(rule.threshold, quantile)
+
+    def open_for(model: Model) -> BatchFilter:
+        if rule.kind == "anti_gradient":
+            return AntiGradientFilter(len(model.alphas_cumprod), model.device, scale=rule.scale, decay=rule.decay)
+        return MagnitudeFilter(rule.threshold, QUANTILE if rule.quantile is None else rule.quantile)
+
+    return open_for

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
+from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training_set import TrainingSet
@@ -73,6 +74,13 @@ def denoiser_parameters(model: Model) -> list[nn.Module]:
     return [model.unet]
 
 
+def _selection(spec: TrainingSpec) -> ParameterSelection:
+    """What a training job says of the parameters that learn."""
+    if spec.parameters.kind != "full":
+        return PartOfDenoiser(spec.parameters)
+    return all_parameters if spec.text_encoder == "train" else denoiser_parameters
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train; `parameters`, `captions`, `batch_filter` and `timesteps` are where methods join the step."""
@@ -109,7 +117,7 @@ class Recipe:
             learning_rate=spec.learning_rate,
             prompt_dropout=spec.prompt_dropout,
             seed=spec.seed,
-            parameters=all_parameters if spec.text_encoder == "train" else denoiser_parameters,
+            parameters=_selection(spec),
             batch_filter=open_batch_filter(spec.batch_filter) if spec.batch_filter is not None else None,
             text_encoder=spec.text_encoder,
             schedule=spec.schedule,

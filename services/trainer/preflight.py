@@ -56,6 +56,7 @@ class Estimate:
     from_scratch: bool
     device: str
     _steps: dict[tuple[bool, bool, bool], tuple[int, int]] = field(default_factory=dict, compare=False)
+    _selections: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, dataset: DatasetManifest, base: Path | None, device: str) -> Estimate:
@@ -85,7 +86,7 @@ class Estimate:
         averaged = (spec.ema_decay is not None) + (spec.validation is not None)
         cached_prompts = self.prompts if spec.text_encoder == "frozen" and spec.cache_embeddings else 0
         return {
-            "weights": self._weights,
+            "weights": self._weight_bytes(spec),
             "gradients": learning,
             "optimiser": 2 * learning,
             "average": averaged * learning,
@@ -114,7 +115,18 @@ class Estimate:
 
     def _learning_bytes(self, spec: TrainingSpec) -> int:
         """One number each of the weights that learn."""
-        return NUMBER_BYTES * (self._parameters["unet"] + (self._parameters["text_encoder"] if spec.text_encoder == "train" else 0))
+        return NUMBER_BYTES * (self._selected(spec)[0] + (self._parameters["text_encoder"] if spec.text_encoder == "train" else 0))
+
+    def _weight_bytes(self, spec: TrainingSpec) -> int:
+        """All weights, with what a selection of parameters keeps beside them."""
+        return self._weights + NUMBER_BYTES * (self._selected(spec)[1] - self._parameters["unet"])
+
+    def _selected(self, spec: TrainingSpec) -> tuple[int, int]:
+        """Of the denoiser: how many numbers learn, and how many it holds."""
+        key = spec.parameters.model_dump_json()
+        if key not in self._selections:
+            self._selections[key] = self.networks.selected(spec.parameters)
+        return self._selections[key]
 
     def _latents(self, spec: TrainingSpec) -> int:
         return self.films * self.networks.latent_bytes if spec.cache_latents else 0

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from services.trainer import text_pretraining, training
+from services.trainer.activation_memory import Networks
 from services.trainer.architectures import build_tiny
 from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
@@ -292,11 +293,17 @@ def _metrics(model: Model, spec: TrainingSpec, progress: Progress) -> dict[str, 
             "text_encoder_loss": progress.mean_loss("text encoder"),
         }
     )
+    learners = [model.unet, model.text_encoder] if spec.text_encoder == "train" else [model.unet]
+    could_learn = sum(p.numel() for part in learners for p in part.parameters())
+    learnt = could_learn if spec.parameters.kind == "full" else Networks.of(model, model.image_size).selected(spec.parameters)[0]
     return first | {
         "loss": progress.mean_loss("denoiser"),
         "seconds": progress.seconds,
         "steps_per_second": spec.steps / progress.seconds_of("denoiser"),
         "parameters": sum(p.numel() for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()),
+        "method": spec.parameters.kind,
+        "trainable_parameters": learnt,
+        "trainable_fraction": learnt / could_learn,
     }
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from shared.http.bodies import Seed
 
 
@@ -13,12 +14,6 @@ class _Strict(BaseModel):
     """Frozen, without unknown fields, without conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class FullParameters(_Strict):
-    """Everything but the autoencoder learns."""
-
-    kind: Literal["full"] = "full"
 
 
 class MagnitudeRule(_Strict):
@@ -115,11 +110,23 @@ class TrainingSpec(_Strict):
     )
     validation: Validation | None = Field(default=None, description="Pictures to draw on the way; null draws none.")
 
-    parameters: FullParameters = FullParameters()
+    parameters: AnyParameters = Field(
+        default=FullParameters(), description="Which parameters learn; all kinds but full need a base and a frozen text encoder."
+    )
     captions: list[str] = Field(default=[], max_length=0, description="Caption transforms; none are known yet.")
     batch_filter: MagnitudeRule | None = Field(default=None, description="Which samples of a batch are left out; null leaves none out.")
     timesteps: Literal["uniform"] = "uniform"
     ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
+
+    @field_validator("parameters")
+    @classmethod
+    def _require_a_frozen_rest(cls, parameters: AnyParameters, info: ValidationInfo) -> AnyParameters:
+        """A part of a denoiser learns from where the whole has been."""
+        if parameters.kind != "full" and info.data.get("base") is None:
+            raise ValueError("kinds other than full need a base: most of the network stays as it is")
+        if parameters.kind != "full" and info.data.get("text_encoder") == "train":
+            raise ValueError("kinds other than full are of the denoiser alone; set text_encoder to frozen")
+        return parameters
 
     @field_validator("batch_filter")
     @classmethod

@@ -10,6 +10,8 @@ import pytest
 
 from services.trainer import preflight, training_jobs
 from services.trainer.activation_memory import Networks
+from services.trainer.parameters.kinds import BiasNormParameters
+from services.trainer.parameters.selection import select_parameters
 from services.trainer.preflight import Estimate, MemoryShortageError, require_memory
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import new_id
@@ -53,6 +55,14 @@ def test_parts_are_counted_from_the_configs(estimate: Estimate) -> None:
         "embeddings": 0,
     }
     assert needs.host == {"films": 1000 * 32 * 32, "checkpoints": 2 * 16 * (unet + text)}
+
+
+def test_what_stays_has_no_gradients_and_no_moments(estimate: Estimate) -> None:
+    needs = estimate.needs(spec(text_encoder="frozen", parameters={"kind": "bias_norm"}))
+    learning = select_parameters(tiny_model().unet, BiasNormParameters(kind="bias_norm")).count
+    assert (needs.device["gradients"], needs.device["optimiser"]) == (4 * learning, 8 * learning)
+    assert needs.device["weights"] == estimate.needs(spec()).device["weights"]
+    assert needs.host["checkpoints"] == 2 * 16 * learning
 
 
 def test_frozen_encoder_has_no_moments_and_a_cache(estimate: Estimate) -> None:

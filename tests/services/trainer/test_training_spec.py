@@ -85,6 +85,17 @@ def test_value_out_of_bounds_is_refused(change: dict[str, Any]) -> None:
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", **change})
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"text_encoder": "frozen"}, "need a base"), ({"base": "mdl_1"}, "set text_encoder to frozen")],
+)
+def test_part_of_a_denoiser_needs_a_base_and_a_frozen_text_encoder(change: dict[str, Any], reason: str) -> None:
+    told = {"name": "a", "dataset": "ds_1", "parameters": {"kind": "bias_norm"}}
+    with pytest.raises(ValidationError, match=reason):
+        TrainingSpec.model_validate(told | change)
+    assert TrainingSpec.model_validate(told | {"base": "mdl_1", "text_encoder": "frozen"}).parameters.kind == "bias_norm"
+
+
 def test_manifests_keep_no_prompts() -> None:
     spec = TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "validation": {"every": 5, "prompts": ["secret", "other"]}})
     assert spec.without_prompts() == spec.model_dump(mode="json") | {"validation": {"every": 5, "prompts": 2}}

@@ -1,0 +1,67 @@
+"""What a training job says of the parameters that learn; free of tensor libraries, so that the HTTP surface can read it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ModuleName = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+){1,8}$", max_length=100)]
+MAX_BLOCKS: Final = 100
+
+
+class _Kind(BaseModel):
+    """Frozen, without unknown fields, without conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class FullParameters(_Kind):
+    """Everything but the autoencoder learns."""
+
+    kind: Literal["full"] = "full"
+
+
+class AttentionParameters(_Kind):
+    """The denoiser's attention modules learn, with their projections, norms and feed-forward layers."""
+
+    kind: Literal["attention"]
+    blocks: list[ModuleName] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_BLOCKS,
+        description="Names of the attention modules that learn, such as down_blocks.0.attentions.1; null takes all.",
+    )
+
+
+class BiasNormParameters(_Kind):
+    """The denoiser's biases and the weights of its norms learn."""
+
+    kind: Literal["bias_norm"]
+
+
+class SingularValueParameters(_Kind):
+    """The singular values of the denoiser's weights learn (SV-DIFF), one number each; they are merged into plain weights at the end."""
+
+    kind: Literal["svdiff"]
+    blocks: list[ModuleName] | None = Field(
+        default=None,
+        max_length=MAX_BLOCKS,
+        description="Names of the attention modules whose transformer blocks learn too; outside of them everything does. null takes all.",
+    )
+
+
+class ScaleFactorParameters(_Kind):
+    """Biases, norms and factors of the transformer blocks' branches learn (DiffFit); factors are merged into plain weights at the end."""
+
+    kind: Literal["diffit"]
+    blocks: list[ModuleName] | None = Field(
+        default=None,
+        max_length=MAX_BLOCKS,
+        description="Names of the attention modules that get factors; biases and norms learn everywhere. null takes all.",
+    )
+
+
+AnyParameters = Annotated[
+    FullParameters | AttentionParameters | BiasNormParameters | SingularValueParameters | ScaleFactorParameters, Field(discriminator="kind")
+]
