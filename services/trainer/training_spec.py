@@ -39,6 +39,19 @@ class MagnitudeRule(_Strict):
         return quantile
 
 
+class AntiGradientRule(_Strict):
+    """Samples whose loss is far below their timestep's running mean are left out (anti-gradient control, Liu et al. 2024)."""
+
+    kind: Literal["anti_gradient"]
+    scale: float = Field(
+        default=1.25,
+        ge=1,
+        le=1000,
+        description="A sample is left out where this times its loss is below the mean: 1.25 below 80 %, 2 (for pixels) below half.",
+    )
+    decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
+
+
 class Validation(_Strict):
     """Pictures that are drawn while the denoiser learns, always from the same noise."""
 
@@ -114,7 +127,9 @@ class TrainingSpec(_Strict):
         default=FullParameters(), description="Which parameters learn; all kinds but full need a base and a frozen text encoder."
     )
     captions: list[str] = Field(default=[], max_length=0, description="Caption transforms; none are known yet.")
-    batch_filter: MagnitudeRule | None = Field(default=None, description="Which samples of a batch are left out; null leaves none out.")
+    batch_filter: Annotated[MagnitudeRule | AntiGradientRule, Field(discriminator="kind")] | None = Field(
+        default=None, description="Which samples of a batch are left out; null leaves none out."
+    )
     timesteps: Literal["uniform"] = "uniform"
     ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
 
@@ -130,8 +145,10 @@ class TrainingSpec(_Strict):
 
     @field_validator("batch_filter")
     @classmethod
-    def _require_whole_batches(cls, rule: MagnitudeRule | None, info: ValidationInfo) -> MagnitudeRule | None:
-        """A rank sees its share alone: it would take other quantiles, and weigh what it keeps otherwise than the whole batch does."""
+    def _require_whole_batches(
+        cls, rule: MagnitudeRule | AntiGradientRule | None, info: ValidationInfo
+    ) -> MagnitudeRule | AntiGradientRule | None:
+        """A rank sees its share alone: its quantiles, means and weights of what it keeps would not be the whole batch's."""
         parallel: DataParallel | None = info.data.get("data_parallel")
         if rule is not None and parallel is not None and parallel.ranks > 1:
             raise ValueError("a batch filter judges whole batches, and ranks see shares of them; set data_parallel.ranks to 1")

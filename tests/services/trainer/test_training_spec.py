@@ -114,6 +114,12 @@ def test_magnitude_filter_has_one_sound_limit(change: dict[str, Any]) -> None:
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "magnitude", **change}})
 
 
+@pytest.mark.parametrize("change", [{"scale": 0.9}, {"decay": 1.0}, {"threshold": 2.0}])
+def test_anti_gradient_filter_has_sound_constants(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "anti_gradient", **change}})
+
+
 def test_batch_filter_judges_whole_batches() -> None:
     with pytest.raises(ValidationError, match=r"(?s)batch_filter.*ranks see shares"):
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "magnitude"}, "data_parallel": {"ranks": 2}})
