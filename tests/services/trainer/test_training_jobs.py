@@ -19,6 +19,8 @@ import torch
 
 from services.trainer import text_pretraining, training, training_jobs, validation_strip
 from services.trainer.denoising_loss import DenoisingLoss
+from services.trainer.parameters.kinds import SingularValueParameters
+from services.trainer.parameters.selection import select_parameters
 from services.trainer.skip_counts import SKIPS_NAME
 from services.trainer.training_jobs import read_training_set, run_training
 from shared.catalog import DatasetManifest, ModelManifest, new_id, open_catalog
@@ -179,6 +181,27 @@ def test_model_trained_with_or_without_prompt_dropout_samples(
     images = generate_images(model, ["chest X-ray, AP", ""], images_per_prompt=1, seed=0, steps=3, guidance=guidance)
     assert images.shape == (2, 32, 32)
     assert all(image.std() > 1 for image in images)
+
+
+@pytest.mark.parametrize("kind", ["full", "svdiff"])
+def test_manifest_tells_how_much_learnt(context: Callable[..., JobContext], stocked_home: StockedHome, kind: str) -> None:
+    wishes = spec(stocked_home, parameters={"kind": kind}, text_encoder="frozen")
+    result = run_training(context("training", new_id("job"), wishes))
+    with open_catalog(stocked_home.settings) as catalog:
+        manifest = catalog.get("model", result["model"])
+        trained, base = (Model.load(catalog.fetch(one), key="test") for one in (manifest, stocked_home.model))
+    whole = sum(p.numel() for p in base.unet.parameters())
+    learnt = whole if kind == "full" else select_parameters(base.unet, SingularValueParameters(kind="svdiff")).count
+    assert (manifest.metrics["method"], manifest.metrics["trainable_parameters"]) == (kind, learnt)
+    assert manifest.metrics["trainable_fraction"] == pytest.approx(learnt / whole)
+    assert sum(p.numel() for p in trained.unet.parameters()) == whole
+
+
+def test_attention_module_that_the_base_lacks_is_refused(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    wishes = spec(stocked_home, parameters={"kind": "attention", "blocks": ["mid_block.attentions.7"]}, text_encoder="frozen")
+    with pytest.raises(InvalidRequestError, match=r"no attention module mid_block\.attentions\.7") as caught:
+        run_training(context("training", new_id("job"), wishes))
+    assert caught.value.field == "parameters.blocks"
 
 
 def test_stable_diffusion_base_is_trained_on(
