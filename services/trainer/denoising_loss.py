@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
+from services.trainer.caption_transforms import CaptionTransform, open_caption_transform
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.skip_counts import SkipCounts
+from services.trainer.timesteps import TimestepDensity, u_shaped_timesteps, uniform_timesteps
 from services.trainer.training_set import TrainingSet
-from services.trainer.training_spec import TrainingSpec
+from services.trainer.training_spec import EmbeddingNoise, TrainingSpec
 from shared.diffusion.checkpoints import Resumable, State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, Schedule
@@ -40,31 +42,10 @@ class ParameterSelection(Protocol):
         ...
 
 
-class CaptionTransform(Protocol):
-    """What the caption says at this visit."""
-
-    def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
-        """The prompts to train on in place of the stored ones."""
-        ...
-
-
-class TimestepDensity(Protocol):
-    """Which timesteps are drawn."""
-
-    def __call__(self, count: int, total: int, generator: torch.Generator) -> Tensor:
-        """`count` integers in [0, total)."""
-        ...
-
-
 def all_parameters(model: Model) -> list[nn.Module]:
     """Full training of the denoiser and the text encoder; the autoencoder stays, for latents are cached."""
     model.vae.requires_grad_(False)
     return [model.unet, model.text_encoder]
-
-
-def uniform_timesteps(count: int, total: int, generator: torch.Generator) -> Tensor:
-    """t ~ U{0, …, total−1} (Ho et al. 2020, algorithm 1)."""
-    return torch.randint(0, total, (count,), generator=generator)
 
 
 def denoiser_parameters(model: Model) -> list[nn.Module]:
@@ -91,7 +72,8 @@ class Recipe:
     prompt_dropout: float
     seed: int
     parameters: ParameterSelection = all_parameters
-    captions: tuple[CaptionTransform, ...] = ()
+    captions: tuple[Callable[[Model, Sequence[str]], CaptionTransform], ...] = ()
+    embedding_noise: float = 0.0
     batch_filter: Callable[[Model], BatchFilter] | None = None
     timesteps: TimestepDensity = uniform_timesteps
     text_encoder: TextEncoder = "train"
@@ -118,6 +100,9 @@ class Recipe:
             prompt_dropout=spec.prompt_dropout,
             seed=spec.seed,
             parameters=_selection(spec),
+            captions=tuple(opens for rule in spec.captions if (opens := open_caption_transform(rule)) is not None),
+            embedding_noise=sum(rule.scale for rule in spec.captions if isinstance(rule, EmbeddingNoise)),
+            timesteps=u_shaped_timesteps if spec.timesteps == "u_shaped" else uniform_timesteps,
             batch_filter=open_batch_filter(spec.batch_filter) if spec.batch_filter is not None else None,
             text_encoder=spec.text_encoder,
             schedule=spec.schedule,
@@ -177,18 +162,20 @@ def min_snr_weights(alpha_bar_B: Tensor, gamma: float, *, of_velocity: bool) -> 
 
 @dataclass(frozen=True)
 class Visit:
-    """What is drawn for one batch: films, noise levels, noise, whose prompt is left out, and what the prompts became."""
+    """What is drawn for one batch: films, noise levels, noise, whose prompt is left out, what the prompts became, and noise on them."""
 
     rows_B: NDArray[np.int64]
     timesteps_B: Tensor
     epsilon_BCHW: Tensor
     dropped_B: Tensor
     prompts: Sequence[str] | None
+    embedding_noise_BLE: Tensor | None = None
 
     def __getitem__(self, share: slice) -> Visit:
         """A part of the batch."""
         prompts = None if self.prompts is None else self.prompts[share]
-        return Visit(self.rows_B[share], self.timesteps_B[share], self.epsilon_BCHW[share], self.dropped_B[share], prompts)
+        noise = None if self.embedding_noise_BLE is None else self.embedding_noise_BLE[share]
+        return Visit(self.rows_B[share], self.timesteps_B[share], self.epsilon_BCHW[share], self.dropped_B[share], prompts, noise)
 
 
 class DenoisingLoss:
@@ -209,6 +196,7 @@ class DenoisingLoss:
         self.latents_NCHW = cache_latents(model, films) if recipe.cache_latents else None
         self.embeddings = PromptEmbeddings(model, films.prompts, text_encoder=recipe.text_encoder, cached=recipe.cache_embeddings)
         self.deck = films.visits(recipe.batch_size, self.order)
+        self.captions = [opens(model, films.prompts) for opens in recipe.captions]
         self.filter = recipe.batch_filter(model) if recipe.batch_filter is not None else None
         self.skips = SkipCounts(films, model.device) if skips is None else skips
 
@@ -222,7 +210,7 @@ class DenoisingLoss:
         z_t = alpha * z_0 + sigma * epsilon
         predict = self.model.predict if self.of_velocity else self.model.predict_noise
         with self._precision():
-            predicted = predict(z_t, t, self.embeddings(visit.rows_B, visit.dropped_B, visit.prompts))
+            predicted = predict(z_t, t, self._embeddings(visit))
             error = predicted - (alpha * epsilon - sigma * z_0 if self.of_velocity else epsilon)
         losses_B = error.square().mean((1, 2, 3))
 
@@ -243,14 +231,19 @@ class DenoisingLoss:
         shape = (len(rows_B), *self.model.latent_shape)
         epsilon_BCHW = torch.randn(shape, generator=self.generator)
         prompts: list[str] | None = None
-        if self.recipe.captions:
+        if self.captions:
             prompts = [self.films.prompts[row] for row in rows_B]
-            for transform in self.recipe.captions:
+            for transform in self.captions:
                 prompts = transform(prompts, self.order)
         dropped_B = torch.rand(len(rows_B), generator=self.generator) < self.recipe.prompt_dropout
         if self.recipe.noise_offset:  # Guttenberg 2023
             epsilon_BCHW = epsilon_BCHW + self.recipe.noise_offset * torch.randn((*shape[:2], 1, 1), generator=self.generator)
-        return Visit(rows_B, timesteps_B, epsilon_BCHW, dropped_B, prompts)
+        noise_BLE: Tensor | None = None
+        if self.recipe.embedding_noise:
+            features = int(self.model.text_encoder.config.hidden_size)
+            noise_BLE = torch.randn((len(rows_B), self.model.token_limit, features), generator=self.generator)
+            noise_BLE = self.recipe.embedding_noise * noise_BLE * ~dropped_B[:, None, None]  # the empty prompt stays what it is
+        return Visit(rows_B, timesteps_B, epsilon_BCHW, dropped_B, prompts, noise_BLE)
 
     def state(self) -> State:
         """Where the deck and the generators are, and what the batch filter knows."""
@@ -273,6 +266,13 @@ class DenoisingLoss:
     def _precision(self) -> torch.autocast:
         """How the networks compute."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _embeddings(self, visit: Visit) -> Tensor:
+        """What the denoiser is told, B×L×E."""
+        embeddings_BLE = self.embeddings(visit.rows_B, visit.dropped_B, visit.prompts)
+        if visit.embedding_noise_BLE is None:
+            return embeddings_BLE
+        return embeddings_BLE + visit.embedding_noise_BLE.to(embeddings_BLE)
 
     def _latents(self, rows_B: NDArray[np.int64]) -> Tensor:
         """z_0 of these films."""

@@ -52,6 +52,43 @@ class AntiGradientRule(_Strict):
     decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
 
 
+class _CaptionChange(_Strict):
+    """A caption is changed at some of its visits."""
+
+    probability: float = Field(default=0.1, ge=0, le=1, description="Share of the visits at which the caption is changed.")
+
+
+class RandomCaption(_CaptionChange):
+    """The caption becomes random words (Somepalli et al. 2023, RC)."""
+
+    kind: Literal["random_caption"]
+    words: int = Field(default=4, ge=1, le=64, description="How many random words stand in its place.")
+
+
+class RandomTokens(_CaptionChange):
+    """Random words are inserted at random places (Somepalli et al. 2023, RT)."""
+
+    kind: Literal["random_tokens"]
+    words: int = Field(default=2, ge=1, le=64, description="How many random words are inserted.")
+
+
+class WordRepetition(_CaptionChange):
+    """Words of the caption are inserted once more at random places (Somepalli et al. 2023, CWR)."""
+
+    kind: Literal["word_repetition"]
+    words: int = Field(default=2, ge=1, le=64, description="How many of its words are repeated.")
+
+
+class EmbeddingNoise(_Strict):
+    """Gaussian noise on the caption's embedding, at every visit (Somepalli et al. 2023, GN)."""
+
+    kind: Literal["embedding_noise"]
+    scale: float = Field(default=0.1, gt=0, le=1, description="The noise's standard deviation.")
+
+
+CaptionRule = Annotated[RandomCaption | RandomTokens | WordRepetition | EmbeddingNoise, Field(discriminator="kind")]
+
+
 class Validation(_Strict):
     """Pictures that are drawn while the denoiser learns, always from the same noise."""
 
@@ -126,11 +163,15 @@ class TrainingSpec(_Strict):
     parameters: AnyParameters = Field(
         default=FullParameters(), description="Which parameters learn; all kinds but full need a base and a frozen text encoder."
     )
-    captions: list[str] = Field(default=[], max_length=0, description="Caption transforms; none are known yet.")
+    captions: list[CaptionRule] = Field(
+        default=[], max_length=4, description="What is done to captions at each visit, in this order, each kind once."
+    )
     batch_filter: Annotated[MagnitudeRule | AntiGradientRule, Field(discriminator="kind")] | None = Field(
         default=None, description="Which samples of a batch are left out; null leaves none out."
     )
-    timesteps: Literal["uniform"] = "uniform"
+    timesteps: Literal["uniform", "u_shaped"] = Field(
+        default="uniform", description="Which noise levels are drawn: all alike, or those in the middle less."
+    )
     ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
 
     @field_validator("parameters")
@@ -142,6 +183,14 @@ class TrainingSpec(_Strict):
         if parameters.kind != "full" and info.data.get("text_encoder") == "train":
             raise ValueError("kinds other than full are of the denoiser alone; set text_encoder to frozen")
         return parameters
+
+    @field_validator("captions")
+    @classmethod
+    def _require_each_once(cls, captions: list[CaptionRule]) -> list[CaptionRule]:
+        """Twice the same would be once with other constants."""
+        if len({rule.kind for rule in captions}) < len(captions):
+            raise ValueError("each kind may be asked for once")
+        return captions
 
     @field_validator("batch_filter")
     @classmethod

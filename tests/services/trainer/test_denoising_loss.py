@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.batch_filters import JudgedBatch, MagnitudeFilter
+from services.trainer.caption_transforms import RandomWords, RepeatedWords
 from services.trainer.denoising_loss import (
     DenoisingLoss,
     Recipe,
@@ -22,8 +23,8 @@ from services.trainer.denoising_loss import (
     cache_latents,
     denoiser_parameters,
     min_snr_weights,
-    uniform_timesteps,
 )
+from services.trainer.timesteps import u_shaped_timesteps, uniform_timesteps
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.checkpoints import State
@@ -99,9 +100,34 @@ def test_caption_transforms_are_applied_in_order_at_each_visit() -> None:
         seen.append(prompts)
         return prompts
 
-    tokens, _ = told(replace(RECIPE, prompt_dropout=0.0, captions=(shout, record)), batches=2)
+    tokens, _ = told(
+        replace(RECIPE, prompt_dropout=0.0, captions=(lambda _model, _prompts: shout, lambda _model, _prompts: record)), batches=2
+    )
     assert [sorted(prompts) for prompts in seen] == [sorted(prompt + " acute" for prompt in PROMPTS)] * 2
     assert torch.equal(tokens[1], tiny_model().tokenize([prompt + " acute" for prompt in PROMPTS]))
+
+
+def test_embedding_noise_is_on_prompts_and_not_on_the_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model()
+    told: list[Tensor] = []
+    monkeypatch.setattr(model, "predict_noise", lambda x, _t, embeddings: told.append(embeddings.detach()) or torch.zeros_like(x))
+    recipe = replace(RECIPE, prompt_dropout=0.5, seed=1)
+    visits = []
+    for scale in (0.0, 0.1):
+        visits.append(DenoisingLoss(model, films(), replace(recipe, embedding_noise=scale)).draw())
+        DenoisingLoss(model, films(), replace(recipe, embedding_noise=scale))(0)
+    plain, noisy = visits
+    assert plain.embedding_noise_BLE is None
+    assert torch.equal(plain.epsilon_BCHW, noisy.epsilon_BCHW)
+    assert torch.equal(plain.dropped_B, noisy.dropped_B)
+    difference = told[1] - told[0]
+    assert 0 < int(plain.dropped_B.sum()) < 4
+    assert float(difference[plain.dropped_B].abs().max()) == 0.0
+    assert float(difference[~plain.dropped_B].std()) == pytest.approx(0.1, rel=0.05)
+    share = noisy[1:3].embedding_noise_BLE
+    assert share is not None
+    assert noisy.embedding_noise_BLE is not None
+    assert torch.equal(share, noisy.embedding_noise_BLE[1:3])
 
 
 # ---------------------------------------------------------------- filters and timesteps
@@ -175,12 +201,6 @@ def test_timestep_density_decides_the_noise_level() -> None:
 
     DenoisingLoss(tiny_model(), films(), replace(RECIPE, timesteps=late, batch_filter=lambda _model: watch))(0)
     assert 990 <= int(seen[0].min()) <= int(seen[0].max()) < 1000
-
-
-def test_timesteps_are_uniform_by_default() -> None:
-    drawn = uniform_timesteps(10_000, 1000, torch.Generator().manual_seed(0))
-    assert (int(drawn.min()), int(drawn.max())) == (0, 999)
-    assert np.histogram(drawn.numpy(), bins=10, range=(0, 1000))[0] == pytest.approx([1000] * 10, rel=0.12)
 
 
 # ---------------------------------------------------------------- weights, objectives, noise
@@ -335,7 +355,7 @@ def test_restored_loss_draws_on_where_the_other_stopped() -> None:
     def shuffle(prompts: list[str], generator: np.random.Generator) -> list[str]:
         return [prompts[place] for place in generator.permutation(len(prompts))]
 
-    recipe = replace(RECIPE, batch_size=3, captions=(shuffle,), noise_offset=0.1)
+    recipe = replace(RECIPE, batch_size=3, captions=(lambda _model, _prompts: shuffle,), embedding_noise=0.1, noise_offset=0.1)
     first, second = (DenoisingLoss(tiny_model(), films(), replace(recipe, seed=seed)) for seed in (0, 7))
     for _ in range(3):
         first.draw()
@@ -349,6 +369,9 @@ def test_restored_loss_draws_on_where_the_other_stopped() -> None:
         assert torch.equal(one.epsilon_BCHW, other.epsilon_BCHW)
         assert torch.equal(one.timesteps_B, other.timesteps_B)
         assert torch.equal(one.dropped_B, other.dropped_B)
+        assert one.embedding_noise_BLE is not None
+        assert other.embedding_noise_BLE is not None
+        assert torch.equal(one.embedding_noise_BLE, other.embedding_noise_BLE)
 
 
 # ---------------------------------------------------------------- what a job is told
@@ -357,6 +380,7 @@ def test_restored_loss_draws_on_where_the_other_stopped() -> None:
 def test_recipe_of_a_plain_spec_is_the_recipe_of_before() -> None:
     spec = TrainingSpec(name="a", dataset="ds_1", steps=4, batch_size=4)
     assert Recipe.of(spec) == RECIPE
+    assert RECIPE.timesteps is uniform_timesteps
     assert RECIPE.optimisation == Optimisation(4, 1e-3, ema_decay=0.995)
 
 
@@ -379,3 +403,15 @@ def test_recipe_takes_every_wish() -> None:
     assert {name: getattr(recipe, name) for name in wishes} == wishes
     assert recipe.parameters is denoiser_parameters
     assert recipe.optimisation == Optimisation(1500, 1e-3, weight_decay=0.1, schedule="cosine", warm_up=0.2, accumulation=8)
+
+
+def test_recipe_takes_captions_and_timesteps() -> None:
+    captions = [{"kind": "random_tokens"}, {"kind": "embedding_noise", "scale": 0.2}, {"kind": "word_repetition"}]
+    recipe = Recipe.of(TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "captions": captions, "timesteps": "u_shaped"}))
+    assert recipe.timesteps is u_shaped_timesteps
+    assert recipe.embedding_noise == 0.2
+    made = [opens(tiny_model(), PROMPTS) for opens in recipe.captions]
+    assert [(type(transform), transform.probability, transform.count) for transform in made] == [  # type: ignore[attr-defined]
+        (RandomWords, 0.1, 2),
+        (RepeatedWords, 0.1, 2),
+    ]

@@ -123,3 +123,18 @@ def test_anti_gradient_filter_has_sound_constants(change: dict[str, Any]) -> Non
 def test_batch_filter_judges_whole_batches() -> None:
     with pytest.raises(ValidationError, match=r"(?s)batch_filter.*ranks see shares"):
         TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "batch_filter": {"kind": "magnitude"}, "data_parallel": {"ranks": 2}})
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        [{"kind": "random_tokens"}, {"kind": "random_tokens"}],
+        [{"kind": "random_caption", "probability": 1.1}],
+        [{"kind": "word_repetition", "words": 0}],
+        [{"kind": "embedding_noise", "scale": 0}],
+        [{"kind": "synonyms"}],
+    ],
+)
+def test_captions_are_sound_and_each_kind_once(captions: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValidationError, match="captions"):
+        TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "captions": captions})
