@@ -83,13 +83,18 @@ def train_denoiser(
     checkpoints: Checkpoints | None = None,
     ranks: Ranks = ALONE,
     skips: SkipCounts | None = None,
-) -> None:
-    """Fit noise prediction on latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022)."""
+) -> dict[str, Tensor]:
+    """Fit noise prediction on latents (Ho et al. 2020), prompts dropped at random for guidance (Ho & Salimans 2022).
+
+    Answers what was learnt by numbers that the weights do not show.
+    """
     loss = DenoisingLoss(model, films, recipe, ranks.share(recipe.batch_size), skips)
     modules = recipe.modules(model)
     plan = recipe.optimisation
     optimise(modules, loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value), checkpoints, ranks)
+    deltas: dict[str, Tensor] = {}
     for module in modules:
         if isinstance(module, LearningParameters):
-            module.merge()
+            deltas |= module.merge()
     model.weights_changed()
+    return deltas

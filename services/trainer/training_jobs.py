@@ -28,6 +28,7 @@ from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
 from services.trainer.denoising_loss import Recipe
 from services.trainer.finished_parts import FinishedParts
+from services.trainer.parameters.deltas import write_deltas
 from services.trainer.preflight import Estimate, require_memory
 from services.trainer.prompt_window import count_long_prompts
 from services.trainer.skip_counts import SkipCounts
@@ -87,6 +88,7 @@ class _Attempt:
         self.patient_store = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
         self.catalog = Catalog(self.patient_store, home / "cache")
         self.skips: SkipCounts | None = None
+        self.deltas: dict[str, torch.Tensor] = {}
         self.model_id = context.id.replace("job_", "mdl_", 1)
 
     def run(self) -> ModelManifest:
@@ -179,7 +181,7 @@ class _Attempt:
                 )
             phases.train(
                 "denoiser",
-                lambda kept: train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks, self.skips),
+                lambda kept: self.deltas.update(train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks, self.skips)),
                 images_per_step=spec.batch_size * spec.gradient_accumulation,
                 look=look,
             )
@@ -221,6 +223,7 @@ class _Attempt:
         self.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="model-") as folder:
             model.save(Path(folder))
+            write_deltas(Path(folder), self.deltas)
             if self.skips is not None:
                 self.skips.write(Path(folder))
             self.context.check_cancelled()

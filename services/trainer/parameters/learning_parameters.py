@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 
+from services.trainer.parameters.deltas import collect_deltas
 from services.trainer.parameters.stand_in import merge_stand_ins
 
 
@@ -30,6 +31,9 @@ class LearningParameters(nn.Module):
         self._network[0].train(mode)
         return super().train(mode)
 
-    def merge(self) -> None:
-        """Make the network one of plain layers again."""
-        merge_stand_ins(self._network[0])
+    def merge(self) -> dict[str, Tensor]:
+        """Make the network one of plain layers again; answers what plain weights do not show."""
+        (network,) = self._network
+        deltas = collect_deltas(network)
+        merge_stand_ins(network)
+        return deltas
