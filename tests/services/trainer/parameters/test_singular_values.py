@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from services.trainer.parameters.attention_modules import attention_modules
 from services.trainer.parameters.singular_values import SpectralLayer, SpectralLinear, singular_value_parameters, spectral
@@ -15,6 +16,8 @@ from tests.stable_diffusion_shape import SD15_PARAMETERS, sd15_unet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import Tensor
 
 LAYERS: list[tuple[Callable[[], nn.Module], tuple[int, ...], int]] = [
     (lambda: nn.Linear(6, 4), (2, 5, 6), 4),
@@ -90,6 +93,42 @@ def test_weight_is_made_where_many_positions_share_it() -> None:
     square, wide = SpectralLinear(nn.Linear(32, 32)), SpectralLinear(nn.Linear(32, 256))
     assert [square.is_cheaper_whole(positions) for positions in (64, 65)] == [False, True]  # twice the width
     assert not wide.is_cheaper_whole(1_000_000)
+
+
+class LowRank(nn.Module):
+    """A frozen linear layer and a product of rank 4 that learns (LoRA)."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.plain = plain
+        self.down = nn.Linear(plain.in_features, 4, bias=False, device="meta")
+        self.up = nn.Linear(4, plain.out_features, bias=False, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """W x + B A x."""
+        return torch.as_tensor(self.plain(x) + self.up(self.down(x)))
+
+
+def low_rank(unet: nn.Module) -> None:
+    """Give LoRA's usual layers their products."""
+    unet.requires_grad_(False)
+    for name, layer in list(unet.named_modules()):
+        if isinstance(layer, nn.Linear) and name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
+            unet.set_submodule(name, LowRank(layer))
+
+
+def operations(prepare: Callable[[nn.Module], object]) -> int:
+    """Of one forward and backward pass of Stable Diffusion's denoiser at 256 pixels."""
+    unet = sd15_unet()
+    prepare(unet)
+    with FlopCounterMode(display=False) as counter:
+        x, told = torch.empty(1, 4, 32, 32, device="meta"), torch.empty(1, 77, 768, device="meta")
+        unet(x, torch.zeros(1, device="meta", dtype=torch.long), encoder_hidden_states=told).sample.mean().backward()
+    return counter.get_total_flops()
+
+
+def test_step_costs_few_more_operations_than_lora() -> None:
+    assert operations(singular_value_parameters) < 1.3 * operations(low_rank)
 
 
 def test_decomposition_is_taken_once() -> None:
