@@ -14,7 +14,6 @@ from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 
 QUANTILE: Final = 0.9  # as MemControl's `auto`: the tenth of each batch with the largest magnitudes is dropped
-
 AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
 AGC_DECAY: Final = 0.8  # γ
 

@@ -151,6 +151,30 @@ def test_interrupted_training_run_again_equals_an_uninterrupted_one(context: Cal
     assert weights(stocked_home, run_training(job)["model"]) == whole
 
 
+def test_interrupted_training_with_filter_captions_and_timesteps_run_again_equals_an_uninterrupted_one(
+    context: Callable[..., JobContext], stocked_home: StockedHome
+) -> None:
+    kinds = ("random_caption", "random_tokens", "word_repetition", "embedding_noise")
+    wishes = spec(
+        stocked_home,
+        batch_filter={"kind": "magnitude", "quantile": 0.5},
+        captions=[{"kind": kind} | ({} if kind == "embedding_noise" else {"probability": 0.5}) for kind in kinds],
+        timesteps="u_shaped",
+    )
+
+    def files(model_id: str) -> dict[str, str]:
+        with open_catalog(stocked_home.settings) as catalog:
+            skips = {file.path: file.sha256 for file in catalog.get("model", model_id).files if file.path == SKIPS_NAME}
+        assert len(skips) == 1
+        return weights(stocked_home, model_id) | skips
+
+    whole = files(run_training(context("training", new_id("job"), wishes))["model"])
+    job = context("training", new_id("job"), wishes)
+    with mock.patch.object(job, "check_cancelled", side_effect=[None, JobInterruptedError]), pytest.raises(JobInterruptedError):
+        run_training(job)
+    assert files(run_training(job)["model"]) == whole
+
+
 def test_cancel_while_storing_commits_nothing(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
     job = context("training", new_id("job"), spec(stocked_home, steps=1))
     with mock.patch.object(job, "check_cancelled", side_effect=[None, JobCancelledError]), pytest.raises(JobCancelledError):
