@@ -49,3 +49,10 @@ def test_transformed_prompts_are_encoded_anew(text_encoder: str) -> None:
     embeddings = PromptEmbeddings(model, TWICE, text_encoder=text_encoder, cached=True)  # type: ignore[arg-type]
     told = embeddings(ROWS[:1], KEPT[:1], ["another prompt"])
     torch.testing.assert_close(told, model.encode(["another prompt"]).embeddings_BLE, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_empty_prompt_comes_as_often_as_asked(cached: bool) -> None:  # noqa: FBT001
+    model = tiny_model()
+    empty = PromptEmbeddings(model, TWICE, text_encoder="frozen", cached=cached).empty(3)
+    torch.testing.assert_close(empty, model.unconditional_1LE.expand(3, -1, -1), rtol=0, atol=1e-6)
