@@ -52,7 +52,7 @@ def test_transformed_prompts_are_encoded_anew(text_encoder: str) -> None:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_empty_prompt_comes_as_often_as_asked(cached: bool) -> None:  # noqa: FBT001
+def test_empty_prompt_comes_as_often_as_asked(cached: bool) -> None:
     model = tiny_model()
     empty = PromptEmbeddings(model, TWICE, text_encoder="frozen", cached=cached).empty(3)
     torch.testing.assert_close(empty, model.unconditional_1LE.expand(3, -1, -1), rtol=0, atol=1e-6)
