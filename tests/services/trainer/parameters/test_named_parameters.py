@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from services.trainer.parameters.named_parameters import attention_parameters, bias_norm_parameters
+from tests.denoisers import tiny_model
 from tests.stable_diffusion_shape import SD15_PARAMETERS, sd15_unet
 
 
@@ -23,6 +26,16 @@ def test_census_of_attention() -> None:
 )
 def test_census_of_one_attention_module(block: str, count: int) -> None:
     assert attention_parameters(sd15_unet(), [block]).count == count
+
+
+def test_gradient_where_nothing_before_the_attention_learns() -> None:
+    unet = tiny_model().unet
+    chosen = attention_parameters(unet)
+    first = next(module for module in unet.down_blocks.modules() if isinstance(module, Transformer2DModel))
+    x = torch.randn(2, first.in_channels, 4, 4).to(memory_format=torch.channels_last)  # which crashed torch 2.13
+    first(x, encoder_hidden_states=torch.randn(2, 5, 64), return_dict=False)[0].sum().backward()
+    assert first.norm.weight.grad is not None
+    assert chosen.count > first.norm.weight.numel()
 
 
 def test_census_of_biases_and_norms() -> None:
