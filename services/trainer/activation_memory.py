@@ -23,13 +23,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from services.trainer.parameters.kinds import AnyParameters
+from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from services.trainer.parameters.selection import select_parameters
 from shared.diffusion.model import Model
 from shared.diffusion.model_folder import read_json
 
 # What diffusers computes again, one after another, under gradient checkpointing.
 RECOMPUTED: Final = (ResnetBlock2D, BasicTransformerBlock)
+_EVERYTHING: Final = FullParameters()
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ class Networks:
         """Of one prompt's embedding."""
         return 4 * int(self.text_encoder["max_position_embeddings"]) * int(self.text_encoder["hidden_size"])
 
-    def step_bytes(self, batch: int, *, bf16: bool, checkpointing: bool, text_learns: bool) -> int:
+    def step_bytes(self, batch: int, *, bf16: bool, checkpointing: bool, text_learns: bool, parameters: AnyParameters = _EVERYTHING) -> int:
         """What one pass of the denoiser, and of the text encoder where it learns, keeps for its backward pass."""
         tokens = int(self.text_encoder["max_position_embeddings"])
         with _fake(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             unet = self._unet()
+            select_parameters(unet, parameters)
             x_BCHW = torch.empty(batch, int(self.unet["in_channels"]), self.latent_side, self.latent_side)
             told_BLE = torch.empty(batch, tokens, int(self.text_encoder["hidden_size"]))
             timesteps_B = torch.zeros(batch, dtype=torch.long)
@@ -167,7 +169,7 @@ class _Ledger:
     """Adds up the memory behind saved tensors, each piece once."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._known = {StorageWeakRef(p.untyped_storage()).cdata for p in network.parameters()}
+        self._known = {StorageWeakRef(w.untyped_storage()).cdata for w in (*network.parameters(), *network.buffers())}
         self._held: list[Any] = []  # a piece that is let go of could be followed by another at the same place
         self.total = 0
 

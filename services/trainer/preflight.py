@@ -55,7 +55,7 @@ class Estimate:
     prompts: int
     from_scratch: bool
     device: str
-    _steps: dict[tuple[bool, bool, bool], tuple[int, int]] = field(default_factory=dict, compare=False)
+    _steps: dict[tuple[bool, bool, bool, str], tuple[int, int]] = field(default_factory=dict, compare=False)
     _selections: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -133,11 +133,12 @@ class Estimate:
 
     def _activations(self, spec: TrainingSpec) -> int:
         """Of one pass: a part that every pass has, such as autocast's copies of weights, and one that grows with the batch."""
-        key = (spec.precision == "bf16", spec.gradient_checkpointing, spec.text_encoder == "train")
+        key = (spec.precision == "bf16", spec.gradient_checkpointing, spec.text_encoder == "train", spec.parameters.model_dump_json())
         if key not in self._steps:
-            bf16, checkpointing, text_learns = key
+            bf16, checkpointing, text_learns, _ = key
             one, two = (
-                self.networks.step_bytes(batch, bf16=bf16, checkpointing=checkpointing, text_learns=text_learns) for batch in (1, 2)
+                self.networks.step_bytes(batch, bf16=bf16, checkpointing=checkpointing, text_learns=text_learns, parameters=spec.parameters)
+                for batch in (1, 2)
             )
             self._steps[key] = (2 * one - two, two - one)
         fixed, each = self._steps[key]

@@ -10,7 +10,7 @@ import pytest
 
 from services.trainer import preflight, training_jobs
 from services.trainer.activation_memory import Networks
-from services.trainer.parameters.kinds import BiasNormParameters
+from services.trainer.parameters.kinds import BiasNormParameters, SingularValueParameters
 from services.trainer.parameters.selection import select_parameters
 from services.trainer.preflight import Estimate, MemoryShortageError, require_memory
 from services.trainer.training_spec import TrainingSpec
@@ -63,6 +63,16 @@ def test_what_stays_has_no_gradients_and_no_moments(estimate: Estimate) -> None:
     assert (needs.device["gradients"], needs.device["optimiser"]) == (4 * learning, 8 * learning)
     assert needs.device["weights"] == estimate.needs(spec()).device["weights"]
     assert needs.host["checkpoints"] == 2 * 16 * learning
+    assert needs.device["activations"] < estimate.needs(spec(text_encoder="frozen")).device["activations"]
+
+
+def test_factors_of_weights_are_counted(estimate: Estimate) -> None:
+    factors = estimate.needs(spec(text_encoder="frozen", parameters={"kind": "svdiff"})).device
+    unet = tiny_model().unet
+    before = sum(p.numel() for p in unet.parameters())
+    select_parameters(unet, SingularValueParameters(kind="svdiff"))
+    held = sum(tensor.numel() for tensor in (*unet.parameters(), *unet.buffers()))
+    assert factors["weights"] - estimate.needs(spec()).device["weights"] == 4 * (held - before) > 0
 
 
 def test_frozen_encoder_has_no_moments_and_a_cache(estimate: Estimate) -> None:
