@@ -14,6 +14,7 @@ from services.trainer.parameters.kinds import AnyParameters
 from services.trainer.parameters.selection import PartOfDenoiser, select_parameters
 from services.trainer.parameters.stand_in import StandIn
 from services.trainer.training import train_denoiser
+from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
@@ -125,6 +126,13 @@ def test_resumed_run_ends_with_the_bits_of_the_undisturbed_one(told: dict[str, A
 def test_recomputed_blocks_and_bfloat16_learn_too(told: dict[str, Any]) -> None:
     model = train(told, replace(recipe_of(told), gradient_checkpointing=True, precision="bf16"))
     assert (answer(model) - answer(tiny_model())).abs().max() > 1e-3
+
+
+def test_composes_with_what_else_joins_the_step(told: dict[str, Any]) -> None:
+    wishes = {"batch_filter": {"kind": "anti_gradient"}, "captions": [{"kind": "random_tokens"}], "timesteps": "u_shaped"}
+    spec = {"name": "a", "dataset": "ds_1", "base": "mdl_1", "text_encoder": "frozen", "steps": 2, "batch_size": 4, "parameters": told}
+    model = train(told, Recipe.of(TrainingSpec.model_validate(spec | wishes)))
+    assert (answer(model) - answer(tiny_model())).abs().max() > 1e-4
 
 
 def test_only_what_was_named_moves() -> None:
