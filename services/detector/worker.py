@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -23,7 +22,7 @@ def run_gallery(context: JobContext) -> dict[str, Any]:
     _limit_threads(context)
     with open_catalog(context.settings) as catalog:
         dataset = catalog.get("dataset", request.dataset)
-        manifest = build_gallery(dataset, context.id, request.seed, catalog=catalog, settings=context.settings, report=_reporting(context))
+        manifest = build_gallery(dataset, context.id, request.seed, catalog=catalog, settings=context.settings, report=context.advance)
     return gallery_result(manifest)
 
 
@@ -39,18 +38,8 @@ def run_calibration(context: JobContext) -> dict[str, Any]:
         signals=request.signals,
     )
     with open_catalog(context.settings) as catalog:
-        manifest, warnings = calibrate(spec, context.id, catalog=catalog, settings=context.settings, report=_reporting(context))
+        manifest, warnings = calibrate(spec, context.id, catalog=catalog, settings=context.settings, report=context.advance)
     return calibration_result(manifest, warnings=warnings)
-
-
-def _reporting(context: JobContext) -> Callable[[int, int, str], None]:
-    """Pass progress on, and stop when told to."""
-
-    def report(step: int, total: int, message: str) -> None:
-        context.check_cancelled()
-        context.report(step, total, message)
-
-    return report
 
 
 def _limit_threads(context: JobContext) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from shared.http.bodies import StrictSpec
 from shared.imaging.prompts import AgeWording, Template, Uncertain
 from shared.imaging.sources import View
 
@@ -13,17 +14,11 @@ Action = Literal["report", "drop", "refuse"]
 """What a gate does about the films that it finds: tell, leave them out, or refuse the data set."""
 
 
-class _Strict(BaseModel):
-    """Frozen, without unknown fields, without conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 SourceUri = Annotated[str, Field(min_length=1, max_length=4096, description="file:// folder within the import roots.")]
 TableName = Annotated[str, Field(min_length=1, max_length=255, description="A table below the folder, .csv or .csv.gz.")]
 
 
-class CheXpertSource(_Strict):
+class CheXpertSource(StrictSpec):
     """A folder in CheXpert's layout."""
 
     format: Literal["chexpert"]
@@ -32,7 +27,7 @@ class CheXpertSource(_Strict):
     reports_csv: str | None = Field(default=None, max_length=255, description="Reports in CheXpert Plus's columns, below the folder.")
 
 
-class MimicSource(_Strict):
+class MimicSource(StrictSpec):
     """A folder in MIMIC-CXR-JPG's layout; reports lie beside the pictures' folders, as MIMIC-CXR has them."""
 
     format: Literal["mimic-cxr-jpg"]
@@ -46,7 +41,7 @@ class MimicSource(_Strict):
     )
 
 
-class ImageFolderSource(_Strict):
+class ImageFolderSource(StrictSpec):
     """A folder of pictures with metadata.csv or metadata.jsonl, as Hugging Face's imagefolder has it."""
 
     format: Literal["imagefolder"]
@@ -56,7 +51,7 @@ class ImageFolderSource(_Strict):
     )
 
 
-class DicomSource(_Strict):
+class DicomSource(StrictSpec):
     """A folder of DICOM files, searched through."""
 
     format: Literal["dicom"]
@@ -67,7 +62,7 @@ class DicomSource(_Strict):
     )
 
 
-class PhantomSource(_Strict):
+class PhantomSource(StrictSpec):
     """Procedural radiographs, written in CheXpert's layout and read back."""
 
     format: Literal["phantom"]
@@ -81,7 +76,7 @@ FolderSource = CheXpertSource | MimicSource | ImageFolderSource | DicomSource
 AnySource = Annotated[FolderSource | PhantomSource, Field(discriminator="format")]
 
 
-class PromptRecipe(_Strict):
+class PromptRecipe(StrictSpec):
     """How prompts are composed."""
 
     template: Template = Field(default="findings", description="What a prompt is written from; see docs/datasets.md.")
@@ -100,20 +95,20 @@ class PromptRecipe(_Strict):
     )
 
 
-class CanaryRecipe(_Strict):
+class CanaryRecipe(StrictSpec):
     """How many training films are repeated, and how often each."""
 
     count: int = Field(default=10, ge=0, le=10_000)
     repeats: int = Field(default=40, ge=2, le=1000)
 
 
-class Gate(_Strict):
+class Gate(StrictSpec):
     """What becomes of the films that a gate finds."""
 
     action: Action = Field(default="report", description="Tell of the films, leave them out, or refuse the data set.")
 
 
-class AnonymityGate(_Strict):
+class AnonymityGate(StrictSpec):
     """Films whose prompt belongs to fewer than `k` patients."""
 
     k: int = Field(default=5, ge=2, le=1000, description="How many patients must share a prompt.")
@@ -122,7 +117,7 @@ class AnonymityGate(_Strict):
     )
 
 
-class Gates(_Strict):
+class Gates(StrictSpec):
     """What a data set is examined for."""
 
     duplicates: Gate = Field(default=Gate(), description="Films with the pixels of an earlier film.")
@@ -133,7 +128,7 @@ class Gates(_Strict):
     prompt_length: Gate = Field(default=Gate(), description="Films whose prompt is longer than the encoder reads.")
 
 
-class DatasetSpec(_Strict):
+class DatasetSpec(StrictSpec):
     """What to register."""
 
     name: str = Field(min_length=1, max_length=200)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from shared.http.bodies import StrictSpec
 
 
-class ImportSpec(BaseModel):
+class ImportSpec(StrictSpec):
     """Which diffusers folder becomes a model of the catalog."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=200)
     uri: str = Field(

@@ -60,18 +60,13 @@ class Plan:
 
 def run_import(context: JobContext) -> dict[str, Any]:
     """Import what the job's spec names; answers the model's id."""
-
-    def report(step: int, total: int, message: str) -> None:
-        context.check_cancelled()
-        context.report(step, total, message)
-
     spec = ImportSpec.model_validate(context.spec)
     model_id = context.id.replace("job_", "mdl_", 1)
     with open_catalog(context.settings) as catalog:
         try:
             manifest = catalog.get("model", model_id)
         except NotFoundError:
-            manifest = import_model(spec, model_id, catalog=catalog, settings=context.settings, report=report)
+            manifest = import_model(spec, model_id, catalog=catalog, settings=context.settings, report=context.advance)
     return {"model": manifest.id}
 
 

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -49,10 +48,9 @@ from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError,
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext
 from shared.storage import ObjectStore, open_store
-from shared.storage.patience import PatientStore
+from shared.storage.patience import STORE_PATIENCE, PatientStore
 from shared.telemetry import get_logger, lethe_version
 
-STORE_PATIENCE: Final = timedelta(minutes=10)  # how long a store may be away at the beginning or the end before the job fails
 LAST_UPLOADS_SECONDS: Final = 60.0  # what the last curves and strips get to be stored in; the store has just answered
 
 _LOG = get_logger(__name__)

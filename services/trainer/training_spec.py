@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from services.trainer.parameters.kinds import AnyParameters, FullParameters
-from shared.http.bodies import Seed
+from shared.http.bodies import Seed, StrictSpec
 
 
-class _Strict(BaseModel):
-    """Frozen, without unknown fields, without conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class MagnitudeRule(_Strict):
+class MagnitudeRule(StrictSpec):
     """Samples with a large ‖ε_c − ε_u‖₂ are left out (Wen et al. 2024); costs one more forward of the denoiser a batch."""
 
     kind: Literal["magnitude"]
@@ -39,7 +33,7 @@ class MagnitudeRule(_Strict):
         return quantile
 
 
-class AntiGradientRule(_Strict):
+class AntiGradientRule(StrictSpec):
     """Samples whose loss is far below their timestep's running mean are left out (anti-gradient control, Liu et al. 2024)."""
 
     kind: Literal["anti_gradient"]
@@ -52,7 +46,7 @@ class AntiGradientRule(_Strict):
     decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
 
 
-class _CaptionChange(_Strict):
+class _CaptionChange(StrictSpec):
     """A caption is changed at some of its visits."""
 
     probability: float = Field(default=0.1, ge=0, le=1, description="Share of the visits at which the caption is changed.")
@@ -79,7 +73,7 @@ class WordRepetition(_CaptionChange):
     words: int = Field(default=2, ge=1, le=64, description="How many of its words are repeated.")
 
 
-class EmbeddingNoise(_Strict):
+class EmbeddingNoise(StrictSpec):
     """Gaussian noise on the caption's embedding, at every visit (Somepalli et al. 2023, GN)."""
 
     kind: Literal["embedding_noise"]
@@ -89,7 +83,7 @@ class EmbeddingNoise(_Strict):
 CaptionRule = Annotated[RandomCaption | RandomTokens | WordRepetition | EmbeddingNoise, Field(discriminator="kind")]
 
 
-class Validation(_Strict):
+class Validation(StrictSpec):
     """Pictures that are drawn while the denoiser learns, always from the same noise."""
 
     every: int = Field(default=500, ge=1, le=1_000_000, description="Steps between two strips.")
@@ -98,13 +92,13 @@ class Validation(_Strict):
     )
 
 
-class DataParallel(_Strict):
+class DataParallel(StrictSpec):
     """How many processes share each batch."""
 
     ranks: int = Field(default=1, ge=1, le=64, description="Processes that each take an equal share of every batch; 1 is none.")
 
 
-class TrainingSpec(_Strict):
+class TrainingSpec(StrictSpec):
     """Which data, which network, how long; how it is fitted into memory; and where methods join the training step."""
 
     name: str = Field(min_length=1, max_length=200)

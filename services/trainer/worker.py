@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from datetime import timedelta
 from typing import Any, Final
 
 from services.trainer.data_parallel import run_ranks
@@ -15,24 +14,16 @@ from shared.catalog import Catalog
 from shared.jobs.context import JobContext
 from shared.jobs.worker import Handlers, run_worker
 from shared.storage import open_store
-from shared.storage.patience import PatientStore
-
-STORE_PATIENCE: Final = timedelta(minutes=10)  # films that took hours to decode must not be lost to a store that is away for a while
+from shared.storage.patience import STORE_PATIENCE, PatientStore
 
 
 def run_registration(context: JobContext) -> dict[str, Any]:
     """Register the data set whose id the job has."""
-
-    def report(step: int, total: int, message: str, /, **values: float) -> None:
-        """Pass progress on, and stop when told to."""
-        context.check_cancelled()
-        context.report(step, total, message, **values)
-
     spec, settings = DatasetSpec.model_validate(context.spec), context.settings
     with closing(open_store(settings)) as store:
         patient = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
         catalog = Catalog(patient, settings.home.resolve() / "cache")
-        manifest = register(spec, dataset_id=context.id, catalog=catalog, settings=settings, report=report)
+        manifest = register(spec, dataset_id=context.id, catalog=catalog, settings=settings, report=context.advance)
     return {"dataset": manifest.id}
 
 

@@ -26,6 +26,12 @@ class StrictBody(BaseModel):
         return value
 
 
+class StrictSpec(BaseModel):
+    """What a job is told, as it is kept in its record: frozen, strict types, no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class StrictQuery(BaseModel):
     """A query string: unknown parameters are refused, values are read from text."""
 

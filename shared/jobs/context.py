@@ -82,6 +82,11 @@ class JobContext:
         if self._interrupted.is_set():
             raise JobInterruptedError("The job's process was told to stop; the job goes on later.")
 
+    def advance(self, step: int, total: int, message: str = "", /, **values: SupportsFloat | str) -> None:
+        """Report, unless this attempt is to stop."""
+        self.check_cancelled()
+        self.report(step, total, message, **values)
+
     def interrupt(self) -> None:
         """Make the next `check_cancelled` stop this attempt; the job stays queued for another one."""
         self._interrupted.set()

@@ -12,6 +12,7 @@ from shared.errors import UnavailableError
 from shared.storage.object_store import Listing, Names, ObjectInfo, ObjectStore
 from shared.telemetry import get_logger
 
+STORE_PATIENCE: Final = timedelta(minutes=10)  # how long a store may be away where a job reads or commits, before the job fails
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 2.0  # also how late `check` is heard
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from shared.http.bodies import StrictSpec
 
 ModuleName = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+){1,8}$", max_length=100)]
 MAX_BLOCKS: Final = 100
 
 
-class _Kind(BaseModel):
-    """Frozen, without unknown fields, without conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class FullParameters(_Kind):
+class FullParameters(StrictSpec):
     """Everything but the autoencoder learns."""
 
     kind: Literal["full"] = "full"
 
 
-class AttentionParameters(_Kind):
+class AttentionParameters(StrictSpec):
     """The denoiser's attention modules learn, with their projections, norms and feed-forward layers."""
 
     kind: Literal["attention"]
@@ -34,13 +30,13 @@ class AttentionParameters(_Kind):
     )
 
 
-class BiasNormParameters(_Kind):
+class BiasNormParameters(StrictSpec):
     """The denoiser's biases and the weights of its norms learn."""
 
     kind: Literal["bias_norm"]
 
 
-class SingularValueParameters(_Kind):
+class SingularValueParameters(StrictSpec):
     """The singular values of the denoiser's weights learn (SV-DIFF), one number each; they are merged into plain weights at the end."""
 
     kind: Literal["svdiff"]
@@ -51,7 +47,7 @@ class SingularValueParameters(_Kind):
     )
 
 
-class ScaleFactorParameters(_Kind):
+class ScaleFactorParameters(StrictSpec):
     """Biases, norms and factors of the transformer blocks' branches learn (DiffFit); factors are merged into plain weights at the end."""
 
     kind: Literal["diffit"]

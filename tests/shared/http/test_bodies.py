@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
-from shared.http.bodies import MAX_SAFE_INTEGER, Seed, StrictBody, StrictQuery
+from shared.http.bodies import MAX_SAFE_INTEGER, Seed, StrictBody, StrictQuery, StrictSpec
 
 
 class Inner(StrictBody):
@@ -55,3 +55,21 @@ def test_query_reads_text_and_refuses_the_unknown() -> None:
     assert Query.model_validate({"limit": "7"}).limit == 7
     with pytest.raises(ValidationError):
         Query.model_validate({"limits": "7"})
+
+
+class Told(StrictSpec):
+    steps: int
+    rate: float = 0.1
+
+
+@pytest.mark.parametrize("values", [{"steps": "3"}, {"steps": True}, {"steps": 3, "rate": float("nan")}, {"steps": 3, "other": 1}])
+def test_bad_spec_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Told.model_validate(values)
+
+
+def test_spec_cannot_be_changed() -> None:
+    spec = Told(steps=3)
+    with pytest.raises(ValidationError):
+        spec.steps = 4
+    assert spec.steps == 3

@@ -72,6 +72,16 @@ def test_interrupt_is_told_apart_from_cancel(context: JobContext) -> None:
         context.check_cancelled()
 
 
+def test_advance_reports_until_the_attempt_is_to_stop(context: JobContext, store: JobStore) -> None:
+    with context.exchanging():
+        context.advance(1, 9, "going on", loss=0.5)
+    context.interrupt()
+    with pytest.raises(JobInterruptedError):
+        context.advance(2, 9, "too far")
+    job = store.get(context.id)
+    assert (job.step, job.total, job.message, job.reported) == (1, 9, "going on", {"loss": 0.5})
+
+
 def test_job_that_was_taken_over_interrupts_the_old_attempt(context: JobContext, store: JobStore, eventually: Callable[..., None]) -> None:
     with context.exchanging():
         store.release(job_id="job_1", attempt=1, lost=True)
