@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from services.trainer.training_spec import AntiGradientRule, MagnitudeRule
+from services.trainer.filter_rules import AntiGradientRule, MagnitudeRule
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 

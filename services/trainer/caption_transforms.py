@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from services.trainer.training_spec import CaptionRule, EmbeddingNoise
+from services.trainer.caption_rules import CaptionRule, EmbeddingNoise
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError
 from shared.imaging.clauses import LEXICON

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
+from services.trainer.caption_rules import EmbeddingNoise
 from services.trainer.caption_transforms import CaptionTransform, open_caption_transform
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.timesteps import TimestepDensity, u_shaped_timesteps, uniform_timesteps
 from services.trainer.training_set import TrainingSet
-from services.trainer.training_spec import EmbeddingNoise, TrainingSpec
+from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.checkpoints import Resumable, State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Optimisation, Schedule

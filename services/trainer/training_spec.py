@@ -6,81 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from services.trainer.caption_rules import CaptionRule
+from services.trainer.filter_rules import FilterRule
 from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from shared.http.bodies import Seed, StrictSpec
-
-
-class MagnitudeRule(StrictSpec):
-    """Samples with a large ‖ε_c − ε_u‖₂ are left out (Wen et al. 2024); costs one more forward of the denoiser a batch."""
-
-    kind: Literal["magnitude"]
-    threshold: float | None = Field(
-        default=None, gt=0, le=1e6, description="Samples at or above it are left out; it grows with the latent: 2 at 512 pixels."
-    )
-    quantile: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="Of the batch's samples with a prompt, those above this quantile are left out; without either, 0.9.",
-    )
-
-    @field_validator("quantile")
-    @classmethod
-    def _require_one_limit(cls, quantile: float | None, info: ValidationInfo) -> float | None:
-        """Two limits at once would be neither."""
-        if quantile is not None and info.data.get("threshold") is not None:
-            raise ValueError("give a threshold or a quantile, not both")
-        return quantile
-
-
-class AntiGradientRule(StrictSpec):
-    """Samples whose loss is far below their timestep's running mean are left out (anti-gradient control, Liu et al. 2024)."""
-
-    kind: Literal["anti_gradient"]
-    scale: float = Field(
-        default=1.25,
-        ge=1,
-        le=1000,
-        description="A sample is left out where this times its loss is below the mean: 1.25 below 80 %, 2 (for pixels) below half.",
-    )
-    decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
-
-
-class _CaptionChange(StrictSpec):
-    """A caption is changed at some of its visits."""
-
-    probability: float = Field(default=0.1, ge=0, le=1, description="Share of the visits at which the caption is changed.")
-
-
-class RandomCaption(_CaptionChange):
-    """The caption becomes random words (Somepalli et al. 2023, RC)."""
-
-    kind: Literal["random_caption"]
-    words: int = Field(default=4, ge=1, le=64, description="How many random words stand in its place.")
-
-
-class RandomTokens(_CaptionChange):
-    """Random words are inserted at random places (Somepalli et al. 2023, RT)."""
-
-    kind: Literal["random_tokens"]
-    words: int = Field(default=2, ge=1, le=64, description="How many random words are inserted.")
-
-
-class WordRepetition(_CaptionChange):
-    """Words of the caption are inserted once more at random places (Somepalli et al. 2023, CWR)."""
-
-    kind: Literal["word_repetition"]
-    words: int = Field(default=2, ge=1, le=64, description="How many of its words are repeated.")
-
-
-class EmbeddingNoise(StrictSpec):
-    """Gaussian noise on the caption's embedding, at every visit (Somepalli et al. 2023, GN)."""
-
-    kind: Literal["embedding_noise"]
-    scale: float = Field(default=0.1, gt=0, le=1, description="The noise's standard deviation.")
-
-
-CaptionRule = Annotated[RandomCaption | RandomTokens | WordRepetition | EmbeddingNoise, Field(discriminator="kind")]
 
 
 class Validation(StrictSpec):
@@ -160,9 +89,7 @@ class TrainingSpec(StrictSpec):
     captions: list[CaptionRule] = Field(
         default=[], max_length=4, description="What is done to captions at each visit, in this order, each kind once."
     )
-    batch_filter: Annotated[MagnitudeRule | AntiGradientRule, Field(discriminator="kind")] | None = Field(
-        default=None, description="Which samples of a batch are left out; null leaves none out."
-    )
+    batch_filter: FilterRule | None = Field(default=None, description="Which samples of a batch are left out; null leaves none out.")
     timesteps: Literal["uniform", "u_shaped"] = Field(
         default="uniform", description="Which noise levels are drawn: all alike, or those in the middle less."
     )
@@ -188,9 +115,7 @@ class TrainingSpec(StrictSpec):
 
     @field_validator("batch_filter")
     @classmethod
-    def _require_whole_batches(
-        cls, rule: MagnitudeRule | AntiGradientRule | None, info: ValidationInfo
-    ) -> MagnitudeRule | AntiGradientRule | None:
+    def _require_whole_batches(cls, rule: FilterRule | None, info: ValidationInfo) -> FilterRule | None:
         """A rank sees its share alone: its quantiles, means and weights of what it keeps would not be the whole batch's."""
         parallel: DataParallel | None = info.data.get("data_parallel")
         if rule is not None and parallel is not None and parallel.ranks > 1:

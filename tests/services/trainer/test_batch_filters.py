@@ -11,7 +11,7 @@ from torch import Tensor
 
 from services.trainer.batch_filters import QUANTILE, AntiGradientFilter, JudgedBatch, MagnitudeFilter, open_batch_filter
 from services.trainer.denoising_loss import DenoisingLoss, Recipe
-from services.trainer.training_spec import AntiGradientRule, MagnitudeRule
+from services.trainer.filter_rules import AntiGradientRule, MagnitudeRule
 from shared.diffusion.checkpoints import State
 from shared.diffusion.optimisation import Run
 from tests.denoisers import tiny_model

@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from services.trainer.caption_rules import EmbeddingNoise, RandomCaption, RandomTokens, WordRepetition
 from services.trainer.caption_transforms import (
     CaptionTransform,
     RandomCaptions,
@@ -15,7 +16,6 @@ from services.trainer.caption_transforms import (
     meaningless_words,
     open_caption_transform,
 )
-from services.trainer.training_spec import EmbeddingNoise, RandomCaption, RandomTokens, WordRepetition
 from shared.errors import InvalidRequestError
 from tests.denoisers import PROMPTS, tiny_model
 

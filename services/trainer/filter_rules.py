@@ -1,0 +1,48 @@
+"""What a training job is told of batch filters; free of tensor libraries, so that the HTTP surface can read it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from shared.http.bodies import StrictSpec
+
+
+class MagnitudeRule(StrictSpec):
+    """Samples with a large ‖ε_c − ε_u‖₂ are left out (Wen et al. 2024); costs one more forward of the denoiser a batch."""
+
+    kind: Literal["magnitude"]
+    threshold: float | None = Field(
+        default=None, gt=0, le=1e6, description="Samples at or above it are left out; it grows with the latent: 2 at 512 pixels."
+    )
+    quantile: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Of the batch's samples with a prompt, those above this quantile are left out; without either, 0.9.",
+    )
+
+    @field_validator("quantile")
+    @classmethod
+    def _require_one_limit(cls, quantile: float | None, info: ValidationInfo) -> float | None:
+        """Two limits at once would be neither."""
+        if quantile is not None and info.data.get("threshold") is not None:
+            raise ValueError("give a threshold or a quantile, not both")
+        return quantile
+
+
+class AntiGradientRule(StrictSpec):
+    """Samples whose loss is far below their timestep's running mean are left out (anti-gradient control, Liu et al. 2024)."""
+
+    kind: Literal["anti_gradient"]
+    scale: float = Field(
+        default=1.25,
+        ge=1,
+        le=1000,
+        description="A sample is left out where this times its loss is below the mean: 1.25 below 80 %, 2 (for pixels) below half.",
+    )
+    decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
+
+
+FilterRule = Annotated[MagnitudeRule | AntiGradientRule, Field(discriminator="kind")]
