@@ -100,6 +100,21 @@ class Run:
         self.step += 1
         return value
 
+    def advance_until(
+        self,
+        step: int,
+        on_step: Callable[[int, Tensor], None] = lambda _step, _loss: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        """Go on until so many steps are done in all: the one loop of every training."""
+        self.modules.train()
+        while self.step < step:
+            value = self.advance()
+            if value is not None:
+                on_step(self.step - 1, value)
+            if checkpoints is not None:
+                checkpoints.after_step(self)
+
     def finish(self) -> None:
         """Leave the averaged weights in the modules, ready to be used."""
         if self.average is not None:
@@ -194,13 +209,7 @@ def optimise(
     run = Run(modules, loss, plan, ranks)
     if checkpoints is not None:
         checkpoints.resume(run)
-    run.modules.train()
-    while run.step < plan.steps:
-        value = run.advance()
-        if value is not None:
-            on_step(run.step - 1, value)
-        if checkpoints is not None:
-            checkpoints.after_step(run)
+    run.advance_until(plan.steps, on_step, checkpoints)
     run.finish()
 
 

@@ -110,6 +110,20 @@ def test_same_start_gives_same_weights() -> None:
     assert torch.equal(networks[0].weight, networks[1].weight)
 
 
+def test_run_in_several_stretches_is_one_run() -> None:
+    whole, parts = line(), line()
+    seen: list[int] = []
+    for network, stretches in ((whole, [20]), (parts, [7, 7, 13, 20])):
+        x, y = fitting(network)
+        run = Run([network], lambda _step, n=network, x=x, y=y: (n(x) - y).square().mean(), Optimisation(20, 0.1, ema_decay=0.9))
+        for end in stretches:
+            run.advance_until(end, lambda step, _loss: seen.append(step))
+            assert run.step == end
+        run.finish()
+    assert seen == list(range(20)) * 2
+    assert torch.equal(whole.weight, parts.weight)
+
+
 def test_loss_of_none_moves_nothing() -> None:
     """Steps 1 and 3 count for nothing: weights, Adam's moments, rate and average are those of a run without them."""
     x, y = fitting(line())
