@@ -273,6 +273,8 @@ def read_training_set(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet
         prompts=table.column("prompt", records),
         repeats=np.array(table.column("repeats", records), dtype=np.int64),
         records=np.array(records, dtype=np.int64),
+        patients=np.unique(table.column("patient", records), return_inverse=True)[1].astype(np.int64),
+        strata=[", ".join(name for name, value in dict(labels).items() if value == 1) for labels in table.column("labels", records)],
     )
 
 

@@ -14,14 +14,41 @@ from shared.diffusion.checkpoints import State
 from shared.errors import DatasetError
 
 
+def _none() -> NDArray[np.int64]:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class TrainingSet:
-    """What is learnt from: grey films N×H×W in [0, 255], a prompt each, and how often each is shown in an epoch."""
+    """What is learnt from: grey films N×H×W in [0, 255], a prompt each, and how often each is shown in an epoch.
+
+    Films that come from no data set are numbered as they stand, are each of a patient of its own, and are labelled with nothing.
+    """
 
     images_NHW: NDArray[np.uint8]
     prompts: list[str]
     repeats: NDArray[np.int64]
-    records: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # their numbers in the data set, if of one
+    records: NDArray[np.int64] = field(default_factory=_none)  # their numbers in the data set
+    patients: NDArray[np.int64] = field(default_factory=_none)  # a number for each patient
+    strata: list[str] = field(default_factory=list)  # what each is labelled with, so that parts of a set can be made alike
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        count = len(self.prompts)
+        for name, value in (("records", self.records), ("patients", self.patients)):
+            object.__setattr__(self, name, value if len(value) else np.arange(count))
+        object.__setattr__(self, "strata", self.strata or [""] * count)
+
+    def subset(self, rows: NDArray[np.int64]) -> TrainingSet:
+        """These films, in this order, as a set of their own."""
+        return TrainingSet(
+            self.images_NHW[rows],
+            [self.prompts[row] for row in rows],
+            self.repeats[rows],
+            self.records[rows],
+            self.patients[rows],
+            [self.strata[row] for row in rows],
+        )
 
     def visits(self, batch_size: int, generator: np.random.Generator) -> Deck:
         """Endless batches of film indices; every epoch shuffles all repeats anew, and batches run across epochs."""

@@ -68,6 +68,12 @@ def test_only_training_films_and_canaries_are_learnt_from(stocked_home: StockedH
     table = FilmTable(stocked_catalog.fetch(stocked_home.dataset))
     control = {tuple(image.ravel()) for image in table.images(table.select("control"))}
     assert not control & {tuple(image.ravel()) for image in films.images_NHW}
+    facts = [table.facts[record] for record in films.records]
+    names = {code: fact.patient for code, fact in zip(films.patients.tolist(), facts, strict=True)}
+    assert [names[code] for code in films.patients] == [fact.patient for fact in facts]
+    assert len(set(names.values())) == len(names)
+    assert films.strata == [", ".join(name for name, value in fact.labels.items() if value == 1) for fact in facts]
+    assert len(set(films.strata)) > 2
 
 
 def test_data_set_without_training_films_is_refused(stocked_home: StockedHome, stocked_catalog: Catalog) -> None:

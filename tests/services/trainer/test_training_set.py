@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -36,6 +37,21 @@ def test_epochs_are_shuffled_anew_and_follow_their_generator() -> None:
 def test_nothing_to_show_is_an_error_not_a_hang() -> None:
     with pytest.raises(DatasetError, match="no film is to be shown"):
         films((0, 0, 0, 0)).visits(2, np.random.default_rng(0))
+
+
+def test_films_of_no_data_set_have_numbers_patients_and_no_labels() -> None:
+    plain = films()
+    assert (plain.records.tolist(), plain.patients.tolist(), plain.strata) == ([0, 1, 2, 3], [0, 1, 2, 3], [""] * 4)
+
+
+def test_subset_keeps_what_is_known_of_its_films() -> None:
+    whole = replace(films(), records=np.array([10, 11, 12, 13]), patients=np.array([0, 1, 1, 2]), strata=["a", "b", "", "a"])
+    part = whole.subset(np.array([3, 1]))
+    assert np.array_equal(part.images_NHW, whole.images_NHW[[3, 1]])
+    assert part.prompts == [whole.prompts[3], whole.prompts[1]]
+    assert part.repeats.tolist() == [5, 1]
+    assert (part.records.tolist(), part.patients.tolist(), part.strata) == ([13, 11], [2, 1], ["a", "b"])
+    assert films().subset(np.array([2])).records.tolist() == [2]
 
 
 def test_deck_that_is_restored_deals_on() -> None:
