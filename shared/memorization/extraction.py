@@ -1,0 +1,77 @@
+"""Extraction (Carlini et al., USENIX Security 2023): what a prompt draws again and again, all but alike, is tried as a training film.
+
+An edge joins two images whose tile distance is below a limit, and a prompt gives something up where its images hold a clique: a
+connected component will not do, for a chain of slightly different images joins what is not alike. M images, N films.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared.memorization.statistics import upper_threshold
+from shared.memorization.tile_distance import tile_max_distance
+
+EDGE_RATE: Final = 1e-4  # share of pairs of different patients' real films that may be nearer than the limit
+
+Images = NDArray[np.uint8]
+
+
+def edge_limit(strangers_MHW: Images, films_NHW: Images) -> float:
+    """The tile distance below which two images are one: of real films of different patients hardly a pair is."""
+    distance_MN = tile_max_distance(torch.from_numpy(strangers_MHW), torch.from_numpy(films_NHW))
+    return -upper_threshold(-distance_MN.flatten().double().numpy(), EDGE_RATE)
+
+
+def extracted_films(drawn: Sequence[Images], films_NHW: Images, *, limit: float, size: int) -> set[int]:
+    """The training films that the prompts gave up: each prompt's images M×H×W, by a clique of at least `size` that meets a film.
+
+    Films are counted and not prompts: two prompts may give up the same one.
+    """
+    films = torch.from_numpy(films_NHW)
+    found = set()
+    for images_MHW in drawn:
+        images = torch.from_numpy(images_MHW)
+        clique = find_clique(tile_max_distance(images, images).numpy() <= limit, size)
+        if clique:
+            nearest, place = tile_max_distance(images[clique], films).min(1)
+            if bool((nearest <= limit).any()):
+                found.add(int(place[nearest.argmin()]))
+    return found
+
+
+def find_clique(near_MM: NDArray[np.bool_], size: int) -> list[int]:
+    """A clique of at least `size` nodes, empty where there is none; nobody is their own neighbour.
+
+    Bron-Kerbosch with a pivot (Tomita et al. 2006) on the nodes that have neighbours enough; ends at the first that is large enough.
+    """
+    neighbours = [set(np.flatnonzero(row).tolist()) - {node} for node, row in enumerate(near_MM)]
+    nodes = _core(neighbours, size - 1)
+
+    def grown(clique: list[int], candidates: set[int]) -> list[int]:
+        if len(clique) >= size:
+            return clique
+        if len(clique) + len(candidates) < size:
+            return []
+        # A clique without the pivot and without any other non-neighbour of it could have taken the pivot too.
+        pivot = max(sorted(candidates), key=lambda node: len(neighbours[node] & candidates))
+        for node in sorted(candidates - neighbours[pivot]):
+            found = grown([*clique, node], candidates & neighbours[node])
+            if found:
+                return found
+            candidates = candidates - {node}
+        return []
+
+    return grown([], nodes)
+
+
+def _core(neighbours: Sequence[set[int]], degree: int) -> set[int]:
+    """The nodes that are left when those with fewer neighbours among the left are taken away, again and again."""
+    left = set(range(len(neighbours)))
+    while poor := {node for node in left if len(neighbours[node] & left) < degree}:
+        left -= poor
+    return left
