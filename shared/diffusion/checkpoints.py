@@ -31,6 +31,12 @@ class State:
         tensors = {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
         return State(tensors, self.facts[name])
 
+    def with_part(self, name: str, part: State) -> State:
+        """The same with another state under one of the names."""
+        others = {key: value for key, value in self.tensors.items() if not key.startswith(name + _SEPARATOR)}
+        joined = State.joined({name: part})
+        return State(others | joined.tensors, self.facts | joined.facts)
+
     def copied(self) -> State:
         """The same values on the CPU, safe from the training's next step."""
         return State({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.tensors.items()}, self.facts)

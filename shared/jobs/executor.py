@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+
+from shared.errors import UnavailableError
 
 # A worker that was told to stop (SIGTERM) ends with this code: the job is to be run again (EX_TEMPFAIL of sysexits.h).
 EXIT_INTERRUPTED = 75
@@ -57,16 +59,18 @@ class Executor(Protocol):
     def close(self, *, grace: timedelta) -> dict[str, int]:
         """End all jobs, waiting up to the grace; answers their exit codes."""
 
-    def map(self, job_ids: Iterable[str]) -> Iterator[tuple[str, int]]:
-        """Run claimed jobs, as many at a time as there are free slots; yields id and exit code of each as it ends.
+    def map(
+        self, job_ids: Iterable[str], *, at_once: int | None = None, between: Callable[[Collection[str]], None] = lambda _running: None
+    ) -> Iterator[tuple[str, int]]:
+        """Run claimed jobs, as many at a time as there are free slots, or `at_once`; yields id and exit code of each as it ends.
 
-        A caller that stops listening ends those that run.
+        `between` is told of the running ones at each look, and may raise to stop. A caller that stops listening ends those that run.
         """
         waiting = deque(job_ids)
         running: set[str] = set()
         try:
             while waiting or running:
-                while waiting and self.capacity().free > 0:
+                while waiting and (at_once is None or len(running) < at_once) and self._has_free_slot():
                     self.submit(waiting[0])
                     running.add(waiting.popleft())
                 for job_id in sorted(running):
@@ -74,9 +78,17 @@ class Executor(Protocol):
                     if code is not None:
                         running.discard(job_id)
                         yield job_id, code
+                between(running)
                 time.sleep(_MAP_POLL_SECONDS)
         finally:
             self._end(running)
+
+    def _has_free_slot(self) -> bool:
+        """Whether another job fits; where jobs run may be away for a while, and takes none then."""
+        try:
+            return self.capacity().free > 0
+        except UnavailableError:
+            return False
 
     def _end(self, job_ids: set[str]) -> None:
         """End what still runs, and free its slots."""

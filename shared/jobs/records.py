@@ -191,23 +191,13 @@ class JobStore:
                 candidate = connection.execute(oldest).one_or_none()
             if candidate is None:
                 return None
-            now = _now()
-            with self._writing() as connection:
-                job = _change(
-                    connection,
-                    candidate.id,
-                    JOBS.c.state == "queued",
-                    JOBS.c.version == candidate.version,
-                    event="state",
-                    state="running",
-                    attempt=JOBS.c.attempt + 1,
-                    lease_owner=owner,
-                    lease_expires=now + lease,
-                    heartbeat=now,
-                    started=now,
-                )
+            job = self._take(candidate.id, JOBS.c.version == candidate.version, owner=owner, lease=lease)
             if job is not None:
                 return job
+
+    def claim_this(self, job_id: str, *, owner: str, lease: timedelta = LEASE) -> Job | None:
+        """Take one queued job; None when it is not queued any more."""
+        return self._take(job_id, owner=owner, lease=lease)
 
     def heartbeat(self, *, owner: str, job_ids: Collection[str], lease: timedelta = LEASE) -> Sequence[Job]:
         """Renew the leases of running jobs; answers those that the owner still holds."""
@@ -307,6 +297,24 @@ class JobStore:
         return job or self.get(job_id)
 
     # ── inside ──
+
+    def _take(self, job_id: str, *conditions: ColumnElement[bool], owner: str, lease: timedelta) -> Job | None:
+        """Make a queued job a running one of this owner's."""
+        now = _now()
+        with self._writing() as connection:
+            return _change(
+                connection,
+                job_id,
+                JOBS.c.state == "queued",
+                *conditions,
+                event="state",
+                state="running",
+                attempt=JOBS.c.attempt + 1,
+                lease_owner=owner,
+                lease_expires=now + lease,
+                heartbeat=now,
+                started=now,
+            )
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -18,6 +18,14 @@ def test_joined_states_come_apart_again() -> None:
     assert whole.part("order").tensors == {}
 
 
+def test_one_part_is_replaced_and_the_others_stay() -> None:
+    whole = State.joined({"deck": State({"a": torch.ones(1), "b": torch.ones(1)}, {"place": 1}), "decks": State({"a": torch.ones(2)})})
+    other = whole.with_part("deck", State({"a": torch.zeros(1)}, {"place": 2}))
+    assert {name: tensor.tolist() for name, tensor in other.tensors.items()} == {"decks/a": [1, 1], "deck/a": [0]}
+    assert other.facts == {"deck": {"place": 2}, "decks": {}}
+    assert whole.facts["deck"] == {"place": 1}
+
+
 def test_copy_does_not_follow_the_training() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 3).T)
     copy = State({"weight": weight}, {}).copied()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import pytest
 
-from shared.errors import SaturatedError
+from shared.errors import JobCancelledError, SaturatedError, UnavailableError
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 
 if TYPE_CHECKING:
+    from shared.jobs.records import JobStore
     from tests.shared.jobs.conftest import Arena
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -112,6 +114,39 @@ def test_map_that_nobody_listens_to_ends_what_it_started(arena: Arena, executor:
     assert executor.capacity().busy == 0
     assert arena.store.get(job_ids[1]).state == "running"
     assert arena.store.get(job_ids[2]).result is None
+
+
+def test_map_runs_as_many_at_once_as_asked_and_tells_between(arena: Arena, executor: Executor) -> None:
+    job_ids = [arena.queue("alone") for _ in range(3)]
+    seen: list[set[str]] = []
+    outcomes = list(executor.map(job_ids, at_once=1, between=lambda running: seen.append(set(running))))
+    assert outcomes == [(job_id, 0) for job_id in job_ids]
+    assert max(map(len, seen)) == 1
+    assert [{job_id} in seen for job_id in job_ids] == [True] * 3
+
+
+def test_map_that_is_stopped_in_between_ends_what_runs(arena: Arena, executor: Executor) -> None:
+    job_ids = [arena.queue("steps"), arena.queue("steps"), arena.queue("quick")]
+
+    def stop(running: Collection[str]) -> None:
+        if arena.mark(job_ids[0]).exists():
+            assert running == set(job_ids[:2])
+            raise JobCancelledError
+
+    with pytest.raises(JobCancelledError):
+        list(executor.map(job_ids, between=stop))
+    assert executor.capacity().busy == 0
+    assert [arena.store.get(job_id).state for job_id in job_ids] == ["running"] * 3
+
+
+def test_map_waits_for_an_executor_that_is_away(executors: Callable[..., Executor], store: JobStore) -> None:
+    executor = executors(1)
+    store.create(job_id="job_1", kind="quick", spec={})
+    store.claim(kinds=["quick"], owner="test")
+    capacity = executor.capacity
+    with mock.patch.object(executor, "capacity", side_effect=[UnavailableError, UnavailableError, capacity(), capacity()]) as asked:
+        assert list(executor.map(["job_1"])) == [("job_1", 0)]
+    assert asked.call_count == 3
 
 
 def test_close_ends_all_jobs(arena: Arena, eventually: Eventually, alive: Callable[[int], bool]) -> None:

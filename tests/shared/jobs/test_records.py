@@ -89,6 +89,17 @@ def test_claim_takes_the_oldest_of_its_kinds_once(store: JobStore) -> None:
     assert store.claim(kinds=KINDS, owner="me") is None
 
 
+def test_one_job_is_claimed_by_its_id_while_it_is_queued(store: JobStore) -> None:
+    for job_id in ("job_1", "job_2"):
+        store.create(job_id=job_id, kind="work", spec={})
+    taken = store.claim_this("job_2", owner="me")
+    assert taken is not None
+    assert (taken.id, taken.state, taken.attempt, taken.lease_owner) == ("job_2", "running", 1, "me")
+    assert store.claim_this("job_2", owner="other") is None
+    assert store.claim_this("job_3", owner="me") is None
+    assert store.get("job_1").state == "queued"
+
+
 def test_many_claimers_never_get_one_job_twice(database_url: str, store: JobStore) -> None:
     queue(store, *(f"job_{number:02}" for number in range(20)))
     taken: list[str] = []
