@@ -13,7 +13,7 @@ from services.trainer.architectures import build_tiny
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.imaging.phantom import Film, draw, make_cohort
-from shared.imaging.prompts import compose_impression
+from shared.imaging.prompts import compose_impression, findings_of
 from shared.imaging.splits import Candidate, Placement, place_films
 
 IMAGE_SIZE: Final = 64
@@ -35,11 +35,19 @@ class Films:
     def training_set(self) -> TrainingSet:
         """Training films and canaries, each as often as it is repeated."""
         rows = sorted(self.select("train") + self.select("canary"))
-        repeats = np.array([self.placements[i].repeats for i in rows])
-        return TrainingSet(self.images_NHW[rows], [self.prompts[i] for i in rows], repeats)
+        prompts = [self.prompts[i] for i in rows]
+        return TrainingSet(
+            images_NHW=self.images_NHW[rows],
+            prompts=prompts,
+            repeats=np.array([self.placements[i].repeats for i in rows]),
+            patients=np.unique([self.patients[i] for i in rows], return_inverse=True)[1],
+            strata=[", ".join(sorted(findings_of(prompt))) for prompt in prompts],
+        )
 
 
-def phantom_films(patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0) -> Films:
+def phantom_films(
+    patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0, image_size: int = IMAGE_SIZE
+) -> Films:
     """A cohort's frontal films, split by patient."""
     films = [film for film in make_cohort(patients, seed) if film.view != "lateral"]
     prompts = [_prompt(film, seed) for film in films]
@@ -48,14 +56,14 @@ def phantom_films(patients: int, seed: int, *, canaries: int = 0, repeats: int =
         for film, prompt in zip(films, prompts, strict=True)
     ]
     placements = place_films(candidates, control_fraction=control_fraction, canaries=canaries, repeats=repeats, seed=seed)
-    images = np.stack([draw(film, IMAGE_SIZE) for film in films])
+    images = np.stack([draw(film, image_size) for film in films])
     return Films(images, prompts, [candidate.patient for candidate in candidates], placements)
 
 
-def random_model(prompts: list[str], seed: int) -> Model:
+def random_model(prompts: list[str], seed: int, image_size: int = IMAGE_SIZE) -> Model:
     """The tiny model before training; its forward pass costs what a trained one's costs."""
     torch.manual_seed(seed)
-    return build_tiny(prompts, IMAGE_SIZE)
+    return build_tiny(prompts, image_size)
 
 
 def _prompt(film: Film, seed: int) -> str:

@@ -180,22 +180,28 @@ def save_gallery(gallery: Gallery, folder: Path) -> None:
 
 def load_gallery(manifest: GalleryManifest, catalog: Catalog) -> Gallery:
     """A committed gallery with the pictures of its data set, every byte verified."""
-    folder = catalog.fetch(manifest)
+    table = FilmTable(catalog.fetch(catalog.get("dataset", manifest.dataset)))
+    return read_gallery(catalog.fetch(manifest), manifest.id, manifest.dataset, table.images, Thresholds(**manifest.thresholds))
+
+
+def read_gallery(
+    folder: Path, gallery_id: str, dataset_id: str, pictures: Callable[[list[int]], Images], thresholds: Thresholds
+) -> Gallery:
+    """What `save_gallery` wrote, with the pictures of its records and its thresholds."""
     facts = json.loads((folder / "films.json").read_text(encoding="utf-8"))
     embedder, reader = SiteEmbedder(), FindingReader([tuple(item) for item in facts["items"]])
     embedder.load_state_dict(load_file(folder / "embedder.safetensors"))
     reader.load_state_dict(load_file(folder / "reader.safetensors"))
     codes = load_file(folder / "codes.safetensors")
-    table = FilmTable(catalog.fetch(catalog.get("dataset", manifest.dataset)))
     return Gallery(
-        id=manifest.id,
-        dataset=manifest.dataset,
+        id=gallery_id,
+        dataset=dataset_id,
         records=facts["records"],
         patients=facts["patients"],
-        codes=Codes(table.images(facts["records"]), codes["copy"], codes["identity"]),
+        codes=Codes(pictures(facts["records"]), codes["copy"], codes["identity"]),
         embedder=embedder.eval(),
         reader=reader.eval(),
-        thresholds=Thresholds(**manifest.thresholds),
+        thresholds=thresholds,
     )
 
 
