@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,15 @@ class Optimisation:
     schedule: Schedule = "one_cycle"  # what the rate does after its rise: fall by a cosine, to nearly nothing; stay; fall to 0
     warm_up: float = 0.1  # share of the steps in which the rate rises
     accumulation: int = 1  # how many times `loss` is called a step; their gradients are averaged
+
+
+@runtime_checkable
+class RatedModule(Protocol):
+    """A module of which some parameters learn at rates of their own."""
+
+    def rated_parameters(self) -> Iterable[tuple[nn.Parameter, float | None]]:
+        """Those that learn, each with the highest rate that it learns at; None is the plan's."""
+        ...
 
 
 class ExponentialMovingAverage:
@@ -80,7 +89,9 @@ class Run:
         self.step = 0
         self.modules = nn.ModuleList(modules)
         self.parameters: list[nn.Parameter] = [p for p in self.modules.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            _rate_groups(self.modules, plan.learning_rate), lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+        )
         self.rates = _rates(self.optimiser, plan)
         self.average = ExponentialMovingAverage(self.parameters, plan.ema_decay) if plan.ema_decay is not None else None
         self._ranks = ranks
@@ -150,15 +161,19 @@ class Run:
 
     def restore(self, state: State) -> None:
         """Go on from a state of the same plan."""
-        self.modules.load_state_dict(state.part("modules").tensors)
+        self.adopt(state)
         _restore_optimiser(self.optimiser, state.part("optimiser"))
         vars(self.rates).update(state.part("rates").facts)
-        if self.average is not None:
-            self.average.restore(state.part("average"))
         if self._resumable_loss is not None:
             self._resumable_loss.restore(state.part("loss"))
         GlobalStreams().restore(state.part("streams"))
         self.step = int(state.facts["step"])
+
+    def adopt(self, state: State) -> None:
+        """Take over a state's weights and their average, and nothing else of it."""
+        self.modules.load_state_dict(state.part("modules").tensors)
+        if self.average is not None:
+            self.average.restore(state.part("average"))
 
     def _gradients(self) -> Tensor | None:
         """Leave the mean gradient of the losses that count in the parameters; answers their mean, None where none counts."""
@@ -230,6 +245,17 @@ def _resumable(loss: object) -> Resumable | None:
     return loss if isinstance(loss, Resumable) else None
 
 
+def _rate_groups(modules: Iterable[nn.Module], learning_rate: float) -> list[dict[str, Any]]:
+    """What learns, by its highest rate; one group where all have the plan's."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for module in modules:
+        rated = module.rated_parameters() if isinstance(module, RatedModule) else ((p, None) for p in module.parameters())
+        for parameter, rate in rated:
+            if parameter.requires_grad:
+                groups.setdefault(learning_rate if rate is None else rate, []).append(parameter)
+    return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
+
+
 def _optimiser_state(optimiser: torch.optim.Optimizer) -> State:
     """Adam's moments and counters by number of parameter, and the groups' rates."""
     kept = optimiser.state_dict()
@@ -254,10 +280,11 @@ def _rates_state(rates: torch.optim.lr_scheduler.LRScheduler) -> State:
 
 
 def _rates(optimiser: torch.optim.Optimizer, plan: Optimisation) -> torch.optim.lr_scheduler.LRScheduler:
-    """The learning rate over the steps."""
+    """The learning rates over the steps, each group's from its own peak."""
     if plan.schedule == "one_cycle":
         rising = max(plan.warm_up, 1.5 / (plan.steps + 1))  # torch divides by zero where the rise is exactly one step long
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.learning_rate, total_steps=plan.steps + 1, pct_start=rising)
+        peaks = [group["lr"] for group in optimiser.param_groups]
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, total_steps=plan.steps + 1, pct_start=rising)
     return torch.optim.lr_scheduler.LambdaLR(optimiser, partial(_share_of_rate, plan))
 
 

@@ -1,0 +1,276 @@
+"""The rounds of an ensemble: one shard is plain training, the order of shards changes nothing, a round that is kept goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from services.trainer.batch_filters import AntiGradientFilter
+from services.trainer.caption_rules import RandomCaption
+from services.trainer.caption_transforms import open_caption_transform
+from services.trainer.denoising_loss import Recipe
+from services.trainer.ensemble.rounds import Ensemble, EnsembleOutcome, begin_shard, copied, shard_recipe, train_ensemble
+from services.trainer.ensemble.rules import EnsembleRule
+from services.trainer.parameters.kinds import SingularValueParameters
+from services.trainer.parameters.selection import PartOfDenoiser
+from services.trainer.skip_counts import SkipCounts
+from services.trainer.training import train_denoiser
+from services.trainer.training_set import TrainingSet
+from shared.diffusion.checkpoints import State
+from shared.diffusion.model import Model
+from tests.denoisers import IMAGE_SIZE, PROMPTS, tiny_model
+
+FILMS = 16
+
+
+def films() -> TrainingSet:
+    """Sixteen soft pictures of eight patients."""
+    rng = np.random.default_rng(0)
+    images = np.kron(rng.integers(0, 256, (FILMS, 4, 4)), np.ones((IMAGE_SIZE // 4, IMAGE_SIZE // 4))).astype(np.uint8)
+    prompts = [f"{PROMPTS[number % 4]} Film {number}." for number in range(FILMS)]
+    numbers = np.arange(FILMS)
+    return TrainingSet(images, prompts, np.ones(FILMS, dtype=np.int64), 100 + numbers, numbers // 2, [PROMPTS[n // 2 % 4] for n in numbers])
+
+
+def recipe(**changed: Any) -> Recipe:
+    return replace(Recipe(steps=12, batch_size=4, learning_rate=1e-3, prompt_dropout=0.1, seed=3), **changed)
+
+
+def rule(**told: Any) -> EnsembleRule:
+    return EnsembleRule.model_validate({"kind": "iet", "shards": 2, "rounds": 3, **told})
+
+
+def control(model: Model) -> AntiGradientFilter:
+    """Anti-gradient control that leaves out much of so short a training."""
+    return AntiGradientFilter(len(model.alphas_cumprod), model.device, scale=1.0, decay=0.0)
+
+
+def few_levels(count: int, _timesteps: int, generator: torch.Generator) -> Tensor:
+    """Three noise levels, so that control finds means to compare with."""
+    return torch.randint(0, 3, (count,), generator=generator) * 300
+
+
+RANDOM_CAPTIONS = open_caption_transform(RandomCaption(kind="random_caption"))
+WITH_CONTROL: dict[str, Any] = {"batch_filter": control, "timesteps": few_levels}
+
+
+def weights(model: Model) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part in ("unet", "text_encoder") for name, tensor in getattr(model, part).state_dict().items()}
+
+
+def same(left: Model, right: Model) -> bool:
+    ours, theirs = weights(left), weights(right)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def trained(wishes: Recipe, asked: EnsembleRule, steps: list[tuple[int, int]] | None = None) -> tuple[Model, EnsembleOutcome]:
+    model = tiny_model()
+    torch.manual_seed(5)
+
+    def tell(step: int, of: int, _phase: str, _loss: Tensor) -> None:
+        if steps is not None:
+            steps.append((step, of))
+
+    return model, train_ensemble(model, films(), wishes, asked, tell)
+
+
+def nothing(*_facts: Any) -> None:
+    """Told, and forgotten."""
+
+
+def plainly(wishes: Recipe) -> tuple[Model, SkipCounts, dict[str, Tensor]]:
+    model = tiny_model()
+    torch.manual_seed(5)
+    skips = SkipCounts(films(), model.device)
+    deltas = train_denoiser(model, films(), wishes, nothing, skips=skips)
+    return model, skips, deltas
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param(WITH_CONTROL | {"captions": (RANDOM_CAPTIONS,)}, id="control and captions"),
+        pytest.param({"parameters": PartOfDenoiser(SingularValueParameters(kind="svdiff")), "text_encoder": "frozen"}, id="svdiff"),
+        pytest.param({"ema_decay": None, "gradient_checkpointing": True}, id="without average"),
+    ],
+)
+def test_one_shard_is_plain_training_bit_for_bit(changed: dict[str, Any], rounds: int) -> None:
+    wishes = recipe(**changed)
+    plain, skips, deltas = plainly(wishes)
+    steps: list[tuple[int, int]] = []
+    model, outcome = trained(wishes, rule(shards=1, rounds=rounds), steps)
+    assert same(model, plain)
+    assert outcome.skips.totals() == skips.totals()
+    assert torch.equal(outcome.skips.visits_N, skips.visits_N)
+    assert outcome.deltas.keys() == deltas.keys()
+    assert all(torch.equal(outcome.deltas[name], deltas[name]) for name in deltas)
+    assert [step for step, _ in steps] == sorted({step for step, _ in steps})
+    assert {of for _, of in steps} == {12}
+
+
+def test_shards_see_their_own_films_alone_and_as_many_samples_as_plain_training() -> None:
+    wishes, asked = recipe(**WITH_CONTROL), rule()
+    ensemble = Ensemble(films(), wishes, asked, SkipCounts(films(), torch.device("cpu")))
+    first, second = ensemble.tasks()
+    assert sorted([*first.rows, *second.rows]) == list(range(FILMS))
+    assert not set(films().patients[first.rows]) & set(films().patients[second.rows])
+    steps: list[tuple[int, int]] = []
+    _, outcome = trained(wishes, asked, steps)
+    assert int(outcome.skips.visits_N.sum()) == 12 * 4
+    assert outcome.skips.visits_N[torch.from_numpy(first.rows)].sum() == 6 * 4
+    assert outcome.moves_M4.shape == (0, 4)
+    assert max(step for step, _ in steps) <= 12
+
+
+def test_steps_are_dealt_to_rounds_evenly_and_none_is_empty() -> None:
+    ensemble = Ensemble(films(), recipe(steps=17), rule(rounds=3), SkipCounts(films(), torch.device("cpu")))
+    spans = []
+    while not ensemble.is_over:
+        spans.append([(task.begins, task.ends) for task in ensemble.tasks()])
+        ensemble.round += 1
+    assert spans == [[(0, 3)] * 2, [(3, 5)] * 2, [(5, 8)] * 2]
+    assert ensemble.step == 16
+
+
+def test_shards_have_random_numbers_of_their_own_and_words_of_all_prompts() -> None:
+    opened: list[Sequence[str]] = []
+
+    def opens(_model: Model, prompts: Sequence[str]) -> Any:
+        opened.append(prompts)
+
+    wishes = recipe(captions=(opens,))
+    mine = [shard_recipe(wishes, films(), rule(shards=4), shard) for shard in range(4)]
+    assert mine[0].seed == wishes.seed
+    assert len({one.seed for one in mine}) == 4
+    assert {one.steps for one in mine} == {3}
+    mine[2].captions[0](tiny_model(), ["a prompt of the shard"])
+    assert opened == [films().prompts]
+
+
+class Rounds:
+    """An ensemble run by hand: shards in any order, everything between two rounds written down and read again."""
+
+    def __init__(self, wishes: Recipe, asked: EnsembleRule) -> None:
+        self.wishes, self.asked, self.model = wishes, asked, tiny_model()
+        torch.manual_seed(5)
+        self.ensemble = self._fresh()
+        self.states: dict[int, State] = {}
+
+    def _fresh(self) -> Ensemble:
+        return Ensemble(films(), self.wishes, self.asked, SkipCounts(films(), torch.device("cpu")))
+
+    def train(self, order: Callable[[list[Any]], Any], *, break_at: int | None = None) -> Model:
+        """All rounds; with `break_at`, each shard's run is dropped at this step of its own and goes on from its state."""
+        while not self.ensemble.is_over:
+            for task in order(self.ensemble.tasks()):
+                begin = partial(begin_shard, films=films(), recipe=self.wishes, rule=self.asked, task=task, own=self.states.get(task.shard))
+                run = begin(copied(self.model))
+                if break_at is not None and task.begins < break_at < task.ends:
+                    run.advance_until(break_at)
+                    kept = run.state().copied()
+                    torch.manual_seed(99)
+                    run = begin(copied(self.model))
+                    run.restore(kept)
+                run.advance_until(task.ends)
+                self.states[task.shard] = run.state().copied()
+            self.ensemble.close_round(self.states[shard] for shard in range(self.asked.shards))
+            kept, self.ensemble = self.ensemble.state().copied(), self._fresh()
+            self.ensemble.restore(kept)
+        self.ensemble.finish(self.model, self.wishes)
+        return self.model
+
+
+@pytest.mark.parametrize(
+    ("order", "break_at"),
+    [pytest.param(reversed, None, id="shards in reverse"), pytest.param(iter, 5, id="broken off in the middle of a round")],
+)
+def test_order_of_shards_and_breaks_change_nothing(order: Callable[[list[Any]], Any], break_at: int | None) -> None:
+    wishes, asked = recipe(steps=24, **WITH_CONTROL), rule(rounds=4, redistribute=0.25)
+    model, outcome = trained(wishes, asked)
+    rounds = Rounds(wishes, asked)
+    assert same(rounds.train(order, break_at=break_at), model)
+    assert rounds.ensemble.skips.totals() == outcome.skips.totals()
+    assert np.array_equal(rounds.ensemble.moves_M4, outcome.moves_M4)
+
+
+def test_patients_whose_samples_are_left_out_change_places_after_the_third_round() -> None:
+    """Of each shard's four patients one goes; a filter that leaves out one patient's films sends that one."""
+    wanted = films()
+
+    class LeaveOut:
+        """Everything is kept; skips are written by the test."""
+
+        def __call__(self, batch: Any) -> Tensor:
+            return torch.ones(len(batch.losses_B), dtype=torch.bool)
+
+    wishes, asked = recipe(steps=32, batch_filter=lambda _model: LeaveOut()), rule(rounds=4, redistribute=0.25)
+    ensemble = Ensemble(wanted, wishes, asked, SkipCounts(wanted, torch.device("cpu")))
+    dealt = ensemble.shards_N.copy()
+    model = tiny_model()
+    states: dict[int, State] = {}
+    skipped = {shard: int(wanted.patients[np.flatnonzero(dealt == shard)[0]]) for shard in (0, 1)}
+    for _ in range(3):
+        assert np.array_equal(ensemble.shards_N, dealt)
+        for task in ensemble.tasks():
+            run = begin_shard(copied(model), wanted, wishes, asked, task, states.get(task.shard))
+            run.advance_until(task.ends)
+            state = run.state().copied()
+            counts = state.part("loss").part("skips").tensors
+            assert int(counts["visits"].sum()) == 4 * (task.ends - task.begins)  # of this round alone
+            counts["skips"][:] = 0
+            counts["skips"][torch.from_numpy(wanted.patients[task.rows] == skipped[task.shard])] = counts["visits"].max()
+            states[task.shard] = state
+        ensemble.close_round(states[shard] for shard in (0, 1))
+    moved = {int(patient) for patient in wanted.patients[ensemble.shards_N != dealt]}
+    assert set(skipped.values()) <= moved
+    assert np.bincount(ensemble.shards_N).tolist() == np.bincount(dealt).tolist()
+    rows = np.flatnonzero(ensemble.shards_N != dealt)
+    assert ensemble.moves_M4.tolist() == [[3, 100 + row, dealt[row], ensemble.shards_N[row]] for row in rows]
+    before: dict[int, NDArray[np.int64]] = {task.shard: task.rows_before for task in ensemble.tasks()}
+    assert all(np.array_equal(before[shard], np.flatnonzero(dealt == shard)) for shard in (0, 1))
+    for task in ensemble.tasks():
+        run = begin_shard(copied(model), wanted, wishes, asked, task, states[task.shard])
+        kept = run.state().part("loss")
+        assert kept.part("skips").tensors["visits"].shape == (len(task.rows),)
+        assert run.step == task.begins
+
+
+def test_filter_optimiser_and_rates_go_on_over_rounds() -> None:
+    wishes, asked = recipe(steps=12, **WITH_CONTROL), rule()
+    rounds = Rounds(wishes, asked)
+    (task, other) = rounds.ensemble.tasks()
+    for one in (task, other):
+        run = begin_shard(copied(rounds.model), films(), wishes, asked, one, None)
+        run.advance_until(one.ends)
+        rounds.states[one.shard] = run.state().copied()
+    rounds.ensemble.close_round(rounds.states[shard] for shard in (0, 1))
+    task = rounds.ensemble.tasks()[0]
+    own = rounds.states[0]
+    again = begin_shard(copied(rounds.model), films(), wishes, asked, task, own).state()
+    for part in ("optimiser", "rates", "streams"):
+        kept, now = own.part(part), again.part(part)
+        assert kept.facts == now.facts
+        assert all(torch.equal(kept.tensors[name], now.tensors[name]) for name in kept.tensors)
+    bank, before = (state.part("loss").part("filter").tensors["bank"] for state in (again, own))
+    assert torch.equal(bank, before)
+    assert bank.count_nonzero() == 3
+    assert again.facts["step"] == own.facts["step"] == 2
+    mean = (rounds.states[0].tensors["average/0"] + rounds.states[1].tensors["average/0"]) / 2
+    torch.testing.assert_close(again.tensors["average/0"], mean)  # eight films each
+    assert not torch.equal(again.tensors["modules/0.conv_in.weight"], own.tensors["modules/0.conv_in.weight"])
+
+
+def test_ensemble_that_learnt_nothing_is_no_model() -> None:
+    ensemble = Ensemble(films(), recipe(), rule(), SkipCounts(films(), torch.device("cpu")))
+    with pytest.raises(ValueError, match="learnt nothing"):
+        ensemble.finish(tiny_model(), recipe())
