@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from shared.http.bodies import StrictSpec
+
+
+class Scrub(StrictSpec):
+    """Marks of de-identification, dates and record numbers are taken out of every prompt, once and before anything else."""
+
+    kind: Literal["scrub"]
+
+
+class MultipleCaptions(StrictSpec):
+    """At every visit one of a film's captions, made from its prompt (after Somepalli et al. 2023, MC)."""
+
+    kind: Literal["multiple"]
+    count: int = Field(default=20, ge=2, le=100, description="Captions of a film, its prompt among them; fewer where that allows no more.")
 
 
 class _CaptionChange(StrictSpec):
@@ -43,4 +57,18 @@ class EmbeddingNoise(StrictSpec):
     scale: float = Field(default=0.1, gt=0, le=1, description="The noise's standard deviation.")
 
 
-CaptionRule = Annotated[RandomCaption | RandomTokens | WordRepetition | EmbeddingNoise, Field(discriminator="kind")]
+CaptionRule = Annotated[
+    Scrub | MultipleCaptions | RandomCaption | RandomTokens | WordRepetition | EmbeddingNoise, Field(discriminator="kind")
+]
+
+_FIRST = ("scrub", "multiple")  # in this order: both are of a film's own prompt
+
+
+def require_sound_order(captions: Sequence[CaptionRule]) -> None:
+    """Refuse a kind that comes twice, and one that would come too late."""
+    kinds = [rule.kind for rule in captions]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError("each kind may be asked for once")
+    asked_first = [kind for kind in _FIRST if kind in kinds]
+    if kinds[: len(asked_first)] != asked_first:
+        raise ValueError(f"{' and then '.join(asked_first)} must come first: of a film's own prompt, before other kinds change it")

@@ -1,101 +1,115 @@
 """Captions that differ from visit to visit, so that no caption becomes the key of one film (Somepalli et al. 2023).
 
 The published rules decode random token ids, which may be several words, or none. Here a random word is a whole word of the tokenizer
-that no prompt of the data set and no name of a finding holds: it says nothing of the film.
+that no prompt of the data set and no name of a finding holds, and no side, view or negation: it says nothing of the film.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
-from services.trainer.caption_rules import CaptionRule, EmbeddingNoise
+from services.trainer.caption_rules import EmbeddingNoise, MultipleCaptions, RandomCaption, RandomTokens, Scrub, WordRepetition
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError
-from shared.imaging.clauses import LEXICON
+from shared.imaging.captions import captions_of
+from shared.imaging.clauses import LEXICON, NEGATIONS, SIDE_WORDS, VIEW_WORDS
 
 PUBLISHED_IDS: Final = 49_400  # of CLIP's vocabulary those below: its last ones are marks
 _WORD_END: Final = "</w>"
 _LETTERS: Final = re.compile("[a-z]+")
 
+CaptionTransform = Callable[[str, np.random.Generator], str]
+"""What a caption says at this visit."""
 
-class CaptionTransform(Protocol):
-    """What the caption says at this visit."""
-
-    def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
-        """The prompts to train on in place of the stored ones."""
-        ...
+OpenTransform = Callable[[Model, Sequence[str]], CaptionTransform]
+"""What makes a transform for a model and all prompts that it will learn from."""
 
 
 @dataclass(frozen=True)
-class RandomCaptions:
-    """Replaces a caption, now and then, by random words."""
+class NowAndThen:
+    """Changes a caption at some of its visits."""
 
     probability: float
-    count: int
-    words: Sequence[str]
+    change: CaptionTransform
 
-    def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
-        """Other captions, or the same."""
-        return [
-            " ".join(_drawn(self.words, self.count, generator)) if generator.random() < self.probability else prompt for prompt in prompts
-        ]
+    def __call__(self, prompt: str, generator: np.random.Generator) -> str:
+        """Another caption, or the same."""
+        return self.change(prompt, generator) if generator.random() < self.probability else prompt
 
 
 @dataclass(frozen=True)
 class RandomWords:
-    """Inserts random words, now and then, at random places."""
+    """So many random words in the caption's place."""
 
-    probability: float
     count: int
     words: Sequence[str]
 
-    def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
-        """Longer captions, or the same."""
-        return [
-            _inserted(prompt, _drawn(self.words, self.count, generator), generator) if generator.random() < self.probability else prompt
-            for prompt in prompts
-        ]
+    def __call__(self, _prompt: str, generator: np.random.Generator) -> str:
+        """Another caption."""
+        return " ".join(_drawn(self.words, self.count, generator))
 
 
 @dataclass(frozen=True)
-class RepeatedWords:
-    """Inserts words of the caption itself, now and then, at random places."""
+class InsertedWords:
+    """So many words more at random places: random ones, or without any to draw from the caption's own."""
 
-    probability: float
     count: int
+    words: Sequence[str] | None = None
 
-    def __call__(self, prompts: list[str], generator: np.random.Generator) -> list[str]:
-        """Longer captions, or the same; one without words has none to repeat."""
-        return [
-            _inserted(prompt, _drawn(own, self.count, generator), generator)
-            if (own := prompt.split()) and generator.random() < self.probability
-            else prompt
-            for prompt in prompts
-        ]
+    def __call__(self, prompt: str, generator: np.random.Generator) -> str:
+        """A longer caption; one without words has none to repeat."""
+        words = prompt.split() if self.words is None else self.words
+        return _inserted(prompt, _drawn(words, self.count, generator), generator) if words else prompt
 
 
-def open_caption_transform(rule: CaptionRule) -> Callable[[Model, Sequence[str]], CaptionTransform] | None:
-    """What makes the transform that a training job asks for; None of noise on embeddings, which changes no caption."""
-    if isinstance(rule, EmbeddingNoise):
+@dataclass(frozen=True)
+class OneOfSeveral:
+    """One of a film's captions, each as often as the others."""
+
+    captions: Mapping[str, Sequence[str]]  # by the film's prompt
+
+    def __call__(self, prompt: str, generator: np.random.Generator) -> str:
+        """One of them by lot."""
+        several = self.captions[prompt]
+        return several[int(generator.integers(len(several)))]
+
+
+def open_caption_transform(
+    rule: RandomCaption | RandomTokens | WordRepetition | MultipleCaptions | EmbeddingNoise | Scrub,
+) -> OpenTransform | None:
+    """What makes the transform that a training job asks for; None of rules that change nothing from visit to visit, or no caption."""
+    if isinstance(rule, EmbeddingNoise | Scrub):
         return None
+    if isinstance(rule, MultipleCaptions):
+        return lambda model, prompts: OneOfSeveral(make_captions(model, prompts, rule.count))
 
     def open_for(model: Model, prompts: Sequence[str]) -> CaptionTransform:
         if rule.kind == "word_repetition":
-            return RepeatedWords(rule.probability, rule.words)
-        words = meaningless_words(model, prompts)
-        return (RandomCaptions if rule.kind == "random_caption" else RandomWords)(rule.probability, rule.words, words)
+            return NowAndThen(rule.probability, InsertedWords(rule.words))
+        change = RandomWords if rule.kind == "random_caption" else InsertedWords
+        return NowAndThen(rule.probability, change(rule.words, meaningless_words(model, prompts)))
 
     return open_for
 
 
+def make_captions(model: Model, prompts: Sequence[str], count: int) -> dict[str, list[str]]:
+    """Up to `count` captions of every distinct prompt: itself, and others that the text encoder can read to their end."""
+    captions: dict[str, list[str]] = {}
+    for prompt in dict.fromkeys(prompts):
+        _, *others = made = captions_of(prompt, count)
+        lengths = model.count_tokens(others) if others else []
+        captions[prompt] = [made[0], *(other for other, length in zip(others, lengths, strict=True) if length <= model.token_limit)]
+    return captions
+
+
 def meaningless_words(model: Model, prompts: Sequence[str]) -> list[str]:
-    """The tokenizer's whole words, in its order, without those of the prompts and of findings' names."""
-    telling = {word for text in {*prompts, *LEXICON} for word in _LETTERS.findall(text.lower())}
+    """The tokenizer's whole words, in its order, without those of the prompts and those that say what is seen, where, or that it is not."""
+    telling = {word for text in {*prompts, *LEXICON, *SIDE_WORDS, *VIEW_WORDS, *NEGATIONS} for word in _LETTERS.findall(text.lower())}
     whole = (token.removesuffix(_WORD_END) for token, number in _by_number(model) if token.endswith(_WORD_END) and number < PUBLISHED_IDS)
     words = [word for word in whole if _LETTERS.fullmatch(word) and word not in telling]
     if not words:

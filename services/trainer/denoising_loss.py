@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
 from services.trainer.caption_rules import EmbeddingNoise
-from services.trainer.caption_transforms import CaptionTransform, open_caption_transform
+from services.trainer.caption_transforms import OpenTransform, open_caption_transform
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
 from services.trainer.skip_counts import SkipCounts
@@ -73,7 +73,7 @@ class Recipe:
     prompt_dropout: float
     seed: int
     parameters: ParameterSelection = all_parameters
-    captions: tuple[Callable[[Model, Sequence[str]], CaptionTransform], ...] = ()
+    captions: tuple[OpenTransform, ...] = ()
     embedding_noise: float = 0.0
     batch_filter: Callable[[Model], BatchFilter] | None = None
     timesteps: TimestepDensity = uniform_timesteps
@@ -235,7 +235,7 @@ class DenoisingLoss:
         if self.captions:
             prompts = [self.films.prompts[row] for row in rows_B]
             for transform in self.captions:
-                prompts = transform(prompts, self.order)
+                prompts = [transform(prompt, self.order) for prompt in prompts]
         dropped_B = torch.rand(len(rows_B), generator=self.generator) < self.recipe.prompt_dropout
         if self.recipe.noise_offset:  # Guttenberg 2023
             epsilon_BCHW = epsilon_BCHW + self.recipe.noise_offset * torch.randn((*shape[:2], 1, 1), generator=self.generator)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from services.trainer.caption_rules import CaptionRule
+from services.trainer.caption_rules import CaptionRule, require_sound_order
 from services.trainer.filter_rules import FilterRule
 from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from shared.http.bodies import Seed, StrictSpec
@@ -87,7 +87,7 @@ class TrainingSpec(StrictSpec):
         default=FullParameters(), description="Which parameters learn; all kinds but full need a base and a frozen text encoder."
     )
     captions: list[CaptionRule] = Field(
-        default=[], max_length=4, description="What is done to captions at each visit, in this order, each kind once."
+        default=[], max_length=6, description="What is done to captions, in this order, each kind once; scrub and multiple come first."
     )
     batch_filter: FilterRule | None = Field(default=None, description="Which samples of a batch are left out; null leaves none out.")
     timesteps: Literal["uniform", "u_shaped"] = Field(
@@ -107,10 +107,9 @@ class TrainingSpec(StrictSpec):
 
     @field_validator("captions")
     @classmethod
-    def _require_each_once(cls, captions: list[CaptionRule]) -> list[CaptionRule]:
-        """Twice the same would be once with other constants."""
-        if len({rule.kind for rule in captions}) < len(captions):
-            raise ValueError("each kind may be asked for once")
+    def _require_sound_order(cls, captions: list[CaptionRule]) -> list[CaptionRule]:
+        """Some kinds are of a film's own prompt."""
+        require_sound_order(captions)
         return captions
 
     @field_validator("batch_filter")

@@ -51,6 +51,18 @@ WORDINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Support Devices": ("support devices", "support device", "pacemaker", "central line", "endotracheal tube", "catheter"),
 }
 
+# Wordings that may stand for each other in one film's prompt: none says more than another, such as where, how many, or which device.
+SYNONYMS: Final[tuple[tuple[str, ...], ...]] = (
+    ("no acute findings", "no acute finding", "no acute abnormality"),
+    ("no findings", "no finding", "no abnormality"),
+    ("widened mediastinum", "enlarged mediastinum", "mediastinal widening"),
+    ("cardiomegaly", "enlarged heart", "enlarged cardiac silhouette", "cardiac enlargement"),
+    ("lung nodule", "pulmonary nodule"),
+    ("edema", "oedema", "pulmonary edema", "pulmonary oedema"),
+    ("pleural effusion", "effusion"),
+    ("pleural effusions", "effusions"),
+)
+
 WORD: Final = re.compile(r"\w+(?:[-'’]\w+|(?<=\d)[/.](?=\d)\w+)*")
 DEIDENTIFIED: Final = re.compile(r"_{2,}|^X{4,}$|^PHI$|^REDACTED$", re.IGNORECASE)
 AGE_ADJECTIVE: Final = re.compile(r"(\d{1,3}|_{2,})-years?-old")
@@ -68,12 +80,17 @@ SIDE_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 SEXES: Final = {"woman", "man", "female", "male"}
 PRONOUNS: Final = {"her", "his"}
 CONNECTORS: Final = {"and", "with", "plus", "but"}
-_NEGATIONS: Final = {"no", "without", "not", "never", "absent"}
+NEGATIONS: Final = {"no", "without", "not", "never", "absent"}
 _IDENTIFIER_LABELS: Final = {"exam", "examination", "accession", "study", "case", "film", "note", "record", "number", "id", "mrn"}
 _IDENTIFIER_DIGITS: Final = 3  # shorter runs are counts and measures
 _PLACES: Final = {"lung", "side", "hemithorax", "base", "apex"}
 
 LEXICON: Final[Mapping[str, str]] = {wording: finding for finding, wordings in WORDINGS.items() for wording in wordings}
+SAME_MEANING: Final[Mapping[str, tuple[str, ...]]] = {wording: (wording,) for wording in LEXICON} | {
+    wording: group for group in SYNONYMS for wording in group
+}
+"""For every wording those that may stand for it, itself among them."""
+
 _LONGEST: Final = max(len(wording.split()) for wording in LEXICON)
 
 
@@ -145,7 +162,7 @@ def find_negated(tokens: Sequence[Token]) -> set[int]:
         new_clause = i == 0 or token.clause != tokens[i - 1].clause
         if i and token.sentence != tokens[i - 1].sentence:
             start = None
-        if token.lower in _NEGATIONS:
+        if token.lower in NEGATIONS:
             start = i
         elif start is not None and new_clause and token.lower in {"or", "nor"}:
             negated.update(range(start, i))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.batch_filters import JudgedBatch, MagnitudeFilter
-from services.trainer.caption_transforms import RandomWords, RepeatedWords
+from services.trainer.caption_transforms import InsertedWords, NowAndThen, OneOfSeveral, meaningless_words
 from services.trainer.denoising_loss import (
     DenoisingLoss,
     Recipe,
@@ -91,19 +91,19 @@ def test_kept_prompts_are_the_films_own() -> None:
 
 
 def test_caption_transforms_are_applied_in_order_at_each_visit() -> None:
-    seen: list[list[str]] = []
+    seen: list[str] = []
 
-    def shout(prompts: list[str], _generator: np.random.Generator) -> list[str]:
-        return [prompt + " acute" for prompt in prompts]
+    def shout(prompt: str, _generator: np.random.Generator) -> str:
+        return prompt + " acute"
 
-    def record(prompts: list[str], _generator: np.random.Generator) -> list[str]:
-        seen.append(prompts)
-        return prompts
+    def record(prompt: str, _generator: np.random.Generator) -> str:
+        seen.append(prompt)
+        return prompt
 
     tokens, _ = told(
         replace(RECIPE, prompt_dropout=0.0, captions=(lambda _model, _prompts: shout, lambda _model, _prompts: record)), batches=2
     )
-    assert [sorted(prompts) for prompts in seen] == [sorted(prompt + " acute" for prompt in PROMPTS)] * 2
+    assert [sorted(seen[:4]), sorted(seen[4:])] == [sorted(prompt + " acute" for prompt in PROMPTS)] * 2
     assert torch.equal(tokens[1], tiny_model().tokenize([prompt + " acute" for prompt in PROMPTS]))
 
 
@@ -352,8 +352,8 @@ def test_checkpointed_activations_give_the_same_gradients(text_encoder: Literal[
 
 
 def test_restored_loss_draws_on_where_the_other_stopped() -> None:
-    def shuffle(prompts: list[str], generator: np.random.Generator) -> list[str]:
-        return [prompts[place] for place in generator.permutation(len(prompts))]
+    def shuffle(prompt: str, generator: np.random.Generator) -> str:
+        return " ".join(generator.permutation(prompt.split()))
 
     recipe = replace(RECIPE, batch_size=3, captions=(lambda _model, _prompts: shuffle,), embedding_noise=0.1, noise_offset=0.1)
     first, second = (DenoisingLoss(tiny_model(), films(), replace(recipe, seed=seed)) for seed in (0, 7))
@@ -406,12 +406,12 @@ def test_recipe_takes_every_wish() -> None:
 
 
 def test_recipe_takes_captions_and_timesteps() -> None:
-    captions = [{"kind": "random_tokens"}, {"kind": "embedding_noise", "scale": 0.2}, {"kind": "word_repetition"}]
+    kinds = ["scrub", "multiple", "random_tokens", "embedding_noise", "word_repetition"]
+    captions = [{"kind": kind} | ({"scale": 0.2} if kind == "embedding_noise" else {}) for kind in kinds]
     recipe = Recipe.of(TrainingSpec.model_validate({"name": "a", "dataset": "ds_1", "captions": captions, "timesteps": "u_shaped"}))
     assert recipe.timesteps is u_shaped_timesteps
     assert recipe.embedding_noise == 0.2
-    made = [opens(tiny_model(), PROMPTS) for opens in recipe.captions]
-    assert [(type(transform), transform.probability, transform.count) for transform in made] == [  # type: ignore[attr-defined]
-        (RandomWords, 0.1, 2),
-        (RepeatedWords, 0.1, 2),
-    ]
+    several, *others = [opens(tiny_model(), PROMPTS) for opens in recipe.captions]
+    assert isinstance(several, OneOfSeveral)
+    words = meaningless_words(tiny_model(), PROMPTS)
+    assert others == [NowAndThen(0.1, InsertedWords(2, words)), NowAndThen(0.1, InsertedWords(2))]

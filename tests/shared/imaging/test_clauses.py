@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from shared.imaging.clauses import LABELS, LEXICON, WORDINGS, find_negated, find_phrases, read_words, side_groups, word_kinds
+from shared.imaging.clauses import (
+    LABELS,
+    LEXICON,
+    SAME_MEANING,
+    SYNONYMS,
+    WORDINGS,
+    find_negated,
+    find_phrases,
+    read_words,
+    side_groups,
+    word_kinds,
+)
 
 
 def findings(text: str) -> list[str]:
@@ -24,6 +35,14 @@ def test_every_label_has_a_wording_of_its_own() -> None:
 @pytest.mark.parametrize("wording", sorted(LEXICON))
 def test_every_wording_is_read_as_its_finding(wording: str) -> None:
     assert findings(f"AP chest radiograph of a man: {wording.upper()}. Exam 10000.") == [LEXICON[wording]]
+
+
+def test_synonyms_are_wordings_of_one_finding_each_in_one_group() -> None:
+    assert all(len({LEXICON[wording] for wording in group}) == 1 for group in SYNONYMS)
+    assert len({wording for group in SYNONYMS for wording in group}) == sum(map(len, SYNONYMS))
+    assert set(SAME_MEANING) == set(LEXICON)
+    assert SAME_MEANING["pacemaker"] == ("pacemaker",)  # a support device, but not any
+    assert SAME_MEANING["effusion"] == ("pleural effusion", "effusion")
 
 
 def test_clauses_end_at_punctuation_and_connectors() -> None:
