@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from services.trainer.training_progress import Progress
 from services.trainer.uploads import Uploads
@@ -27,6 +27,7 @@ PHASES: Final = ("autoencoder", "text encoder", "denoiser")
 CURVES_SECONDS: Final = 10.0  # how old the stored loss curves of a running training may be
 # After SIGTERM a process lives for 8 s (the runner's grace); the last checkpoint gets most of them.
 LAST_UPLOAD_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 0.2  # how often a training that waits for its store looks whether it is to stop
 
 _LOG = get_logger(__name__)
 
@@ -43,8 +44,17 @@ class Cadence:
         return since >= self.seconds or (self.steps is not None and step % self.steps == 0)
 
 
+class Stepping(Resumable, Protocol):
+    """Something that goes on step by step: a run, or several that are averaged."""
+
+    @property
+    def step(self) -> int:
+        """Steps so far."""
+        ...
+
+
 class TrainingCheckpoints:
-    """Keeps the phases of one training job, and tells its next attempt where to go on."""
+    """Keeps the phases of one training, and tells its next attempt where to go on; its curves lie in `folder`, by default the job's."""
 
     def __init__(
         self,
@@ -56,8 +66,10 @@ class TrainingCheckpoints:
         cadence: Cadence,
         progress: Progress,
         ranks: Ranks = ALONE,
+        folder: str | None = None,
     ) -> None:
         self._context = context
+        self._folder = context.id if folder is None else folder
         self._store = store
         self._checkpoints = checkpoints
         self._uploads = uploads
@@ -87,12 +99,14 @@ class TrainingCheckpoints:
         """What the loop asks in one phase; `look` sees the run after each step, before it is kept."""
         return PhaseCheckpoints(self, phase, look)
 
-    def restore(self, phase: str, run: Run) -> None:
-        """Bring a phase's run to where it was kept."""
-        if self._found is not None and self._found.state.facts["phase"] == phase:
+    def restore(self, phase: str, run: Stepping) -> bool:
+        """Bring a phase's run to where it was kept; whether it was."""
+        kept = self._found is not None and self._found.state.facts["phase"] == phase
+        if self._found is not None and kept:
             run.restore(self._found.state.part("run"))
         self._found = None
         self._kept_at = time.monotonic()
+        return kept
 
     def after_step(self, phase: str, run: Run) -> None:
         """Keep the run when that is due, and before the process is stopped; raises when it is, or when the job was cancelled."""
@@ -117,18 +131,32 @@ class TrainingCheckpoints:
         """Have the loss curves written as they are now."""
         self._curves_at = time.monotonic()
         data = json.dumps({"curves": self._progress.loss_curves()}, allow_nan=False).encode()
-        self._uploads.offer("losses", lambda: _put(self._store, f"{FOLDER}/{self._context.id}/losses.json", data))
+        self._uploads.offer("losses", lambda: _put(self._store, f"{FOLDER}/{self._folder}/losses.json", data))
+
+    def commit(self, phase: str, run: Stepping, checkpoints: CheckpointStore) -> int:
+        """Keep the run before anything goes on that builds on it, in a store that is waited for; answers the training's step."""
+        while not self._uploads.wait(LOOK_SECONDS):  # one writer at a time
+            self._context.check_cancelled()
+        step, state = self._copy(phase, run)
+        checkpoints.write(step, state)
+        self._context.note_safe()
+        self._kept_at = time.monotonic()
+        self.offer_curves()
+        return step
 
     def _keep(self, phase: str, run: Run) -> None:
         """Copy everything, and have it sent."""
         began = time.monotonic()
-        step = self._progress.done_before + run.step
-        parts = {"run": run.state()} | {name: companion.state() for name, companion in self._companions.items()}
-        joined = State.joined(parts)
-        state = State(joined.tensors, joined.facts | {"phase": phase}).copied()
+        step, state = self._copy(phase, run)
         self._kept_at = time.monotonic()
         self._uploads.offer("checkpoint", partial(self._write, step, state, stall_seconds=self._kept_at - began))
         self.offer_curves()
+
+    def _copy(self, phase: str, run: Stepping) -> tuple[int, State]:
+        """The training's step, and everything that it goes on from."""
+        parts = {"run": run.state()} | {name: companion.state() for name, companion in self._companions.items()}
+        joined = State.joined(parts)
+        return self._progress.done_before + run.step, State(joined.tensors, joined.facts | {"phase": phase}).copied()
 
     def _write(self, step: int, state: State, *, stall_seconds: float) -> None:
         """Send a checkpoint; on the uploads' thread."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,6 +78,11 @@ class Progress:
                 "checkpoint_stall_seconds": kept.stall_seconds,
             }
         self._context.report(done, self.total, f"training the {phase}", **self._told)
+
+    def add(self, losses: Sequence[float]) -> None:
+        """Note the losses of steps that were taken elsewhere."""
+        self.losses.extend(torch.tensor(losses))
+        self.curves.setdefault(self._phase, LossCurve()).add(losses)
 
     def note_kept(self, step: int, *, upload_seconds: float, stall_seconds: float) -> None:
         """Say that a checkpoint is in the store; called on the thread that wrote it."""

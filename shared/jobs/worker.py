@@ -62,7 +62,7 @@ def die_with_parent() -> None:
 
 def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
     """Run one attempt at a claimed job and settle its record; answers the exit code that tells the runner what happened."""
-    job = _patiently(lambda: store.get(job_id))
+    job = patiently(lambda: store.get(job_id))
     bind_context(job_id=job.id, trace_id=job.trace_id or "")
     if job.state != "running" or job.kind not in handlers:
         _LOG.error("job cannot be run here", state=job.state, kind=job.kind)
@@ -83,7 +83,7 @@ def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: H
         _LOG.warning("job lost", exc_info=error)
         return EXIT_LOST
     except JobCancelledError:
-        settled = _patiently(lambda: store.cancelled(job_id=job.id, attempt=job.attempt))
+        settled = patiently(lambda: store.cancelled(job_id=job.id, attempt=job.attempt))
     except LetheError as error:
         _LOG.warning("job failed", exc_info=error)
         settled = _fail(job, error, store=store)
@@ -91,7 +91,7 @@ def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: H
         _LOG.exception("job failed by a defect")
         settled = _fail(job, error, store=store)
     else:
-        settled = _patiently(lambda: store.succeed(job_id=job.id, attempt=job.attempt, result=result))
+        settled = patiently(lambda: store.succeed(job_id=job.id, attempt=job.attempt, result=result))
     if not settled:
         _LOG.warning("job was taken over by another attempt; its outcome is dropped")
     return EXIT_SETTLED
@@ -100,10 +100,10 @@ def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: H
 def _fail(job: Job, error: Exception, *, store: JobStore) -> bool:
     """Settle the job with the problem of an error; False when this attempt no longer holds it."""
     problem = failure_of(error, trace_id=job.trace_id)
-    return _patiently(lambda: store.fail(job_id=job.id, attempt=job.attempt, problem=problem))
+    return patiently(lambda: store.fail(job_id=job.id, attempt=job.attempt, problem=problem))
 
 
-def _patiently(ask: Callable[[], AnswerT]) -> AnswerT:
+def patiently(ask: Callable[[], AnswerT]) -> AnswerT:
     """Ask the database until it answers: its restart must cost no job the outcome."""
     deadline = time.monotonic() + _DATABASE_PATIENCE_SECONDS
     while True:

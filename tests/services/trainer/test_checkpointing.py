@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.training_progress import Progress
 from services.trainer.uploads import Uploads
 from shared.diffusion.checkpoint_store import CheckpointStore
+from shared.diffusion.checkpoints import State
 from shared.diffusion.optimisation import Optimisation, optimise
 from shared.diffusion.ranks import Ranks
 from shared.errors import JobCancelledError, UnavailableError
@@ -137,6 +139,54 @@ def test_interruption_keeps_the_very_step_and_the_next_attempt_goes_on_there(des
     assert desk.train(Cadence(60)) == 3
     assert desk.context.messages.count("going on from step 7") == 1
     assert torch.equal(desk.network.weight, whole)
+
+
+class Counter:
+    """Something other than a run that goes on step by step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def state(self) -> State:
+        return State({"step": torch.tensor(self.step)})
+
+    def restore(self, state: State) -> None:
+        self.step = int(state.tensors["step"])
+
+
+def opened(desk: Desk, folder: str | None = None) -> TrainingCheckpoints:
+    context: Any = desk.context
+    progress = Progress(context, total=10)
+    progress.begin_phase("denoiser")
+    made = TrainingCheckpoints(
+        context, store=desk.store, checkpoints=desk.kept, uploads=desk.uploads, cadence=Cadence(60), progress=progress, folder=folder
+    )
+    made.open(desk.kept.newest(), {})
+    return made
+
+
+def test_what_is_committed_is_there_at_once_and_gone_on_with(desk: Desk) -> None:
+    checkpoints = opened(desk, "job_1/shards/2")
+    assert not checkpoints.restore("denoiser", Counter(0))
+    desk.uploads.offer("slow", lambda: time.sleep(0.3))
+    checkpoints.commit("denoiser", Counter(7), desk.kept)
+    assert desk.kept.steps() == [7]
+    assert desk.context.safe == 1
+    assert desk.uploads.wait(30)
+    assert desk.store.exists(key="checkpoints/job_1/shards/2/losses.json")
+    again, other = Counter(0), Counter(0)
+    assert opened(desk).restore("denoiser", again)
+    assert again.step == 7
+    assert not opened(desk).restore("autoencoder", other)
+    assert other.step == 0
+
+
+def test_commit_waits_for_uploads_and_hears_that_it_is_to_stop(desk: Desk) -> None:
+    desk.uploads.offer("slow", lambda: time.sleep(1.0))
+    desk.context.stop = {2: JobCancelledError}
+    with pytest.raises(JobCancelledError):
+        opened(desk).commit("denoiser", Counter(7), desk.kept)
+    assert desk.kept.steps() == []
 
 
 def test_cancellation_stops_at_the_next_step_and_keeps_nothing_more(desk: Desk) -> None:

@@ -136,3 +136,14 @@ def test_progress_goes_on_from_its_state(monkeypatch: pytest.MonkeyPatch) -> Non
     assert parts[1].mean_loss("autoencoder") == whole.mean_loss("autoencoder")
     assert parts[1].done_before == whole.done_before == 12
     assert parts[1].seconds > parts[1].seconds_of("denoiser") > 0
+
+
+def test_losses_of_steps_taken_elsewhere_are_in_curve_and_mean() -> None:
+    told, watched = progress(4)
+    told.add([3.0, 1.0])
+    told.add([])
+    told.add([2.0])
+    told.end_phase(4)
+    assert told.loss_curves() == [{"phase": "denoiser", "steps": 3, "points": [(1, 3.0), (2, 1.0), (3, 2.0)]}]
+    assert told.mean_loss("denoiser") == 2.0
+    assert watched.reports == []

@@ -124,6 +124,25 @@ def test_run_in_several_stretches_is_one_run() -> None:
     assert torch.equal(whole.weight, parts.weight)
 
 
+def test_run_adopts_weights_and_average_of_another_and_nothing_else() -> None:
+    runs = []
+    for seed, steps in ((0, 3), (1, 5)):
+        network = line(seed)
+        x, y = fitting(network)
+        run = Run([network], lambda _step, n=network, x=x, y=y: (n(x) - y).square().mean(), Optimisation(20, 0.1, ema_decay=0.9))
+        run.advance_until(steps)
+        runs.append(run)
+    mine, other = runs
+    before, wanted = mine.state().copied(), other.state().copied()
+    mine.adopt(wanted)
+    now = mine.state()
+    for part in ("modules", "average", "optimiser"):
+        expected = (before if part == "optimiser" else wanted).part(part)
+        assert now.part(part).facts == expected.facts
+        assert all(torch.equal(now.part(part).tensors[name], tensor) for name, tensor in expected.tensors.items())
+    assert mine.step == 3
+
+
 def test_loss_of_none_moves_nothing() -> None:
     """Steps 1 and 3 count for nothing: weights, Adam's moments, rate and average are those of a run without them."""
     x, y = fitting(line())
@@ -252,6 +271,46 @@ def test_rate_follows_its_schedule_after_a_straight_rise(schedule: Any, expected
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_schedules_never_leave_a_step_without_rate(schedule: Any, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(rates_of(Optimisation(steps, 0.1, schedule=schedule, warm_up=0.0), monkeypatch)) > 0
+
+
+class Rated(nn.Module):
+    """A line whose bias learns at a rate of its own."""
+
+    def __init__(self, rate: float | None) -> None:
+        super().__init__()
+        self.line = line()
+        self.rate = rate
+
+    def rated_parameters(self) -> list[tuple[nn.Parameter, float | None]]:
+        """Weight and bias."""
+        return [(self.line.weight, None), (self.line.bias, self.rate)]
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "constant", "linear", "cosine"])
+def test_groups_follow_the_schedule_from_their_own_peaks(schedule: Any) -> None:
+    rated = Rated(1e-4)
+    run = Run(
+        [rated], lambda _step: (rated.line(torch.ones(1, rated.line.in_features))).square().sum(), Optimisation(8, 0.1, schedule=schedule)
+    )
+    seen = []
+    for _ in range(8):
+        seen.append([group["lr"] for group in run.optimiser.param_groups])
+        run.advance()
+    assert [weight for weight, _ in seen] == pytest.approx([1000 * bias for _, bias in seen])
+    assert max(weight for weight, _ in seen) == pytest.approx(0.1, rel=0.05)
+    assert len({weight for weight, _ in seen}) > 1 or schedule == "constant"
+
+
+def test_rates_that_are_the_plans_make_no_groups() -> None:
+    ended = []
+    for rated in (Rated(None), Rated(0.1), nn.Sequential(line())):
+        first = rated.line if isinstance(rated, Rated) else rated[0]
+        run = Run([rated], lambda _step, first=first: first(torch.ones(1, first.in_features)).square().sum(), Optimisation(5, 0.1))
+        run.advance_until(5)
+        assert len(run.optimiser.param_groups) == 1
+        ended.append(torch.cat([p.detach().flatten() for p in first.parameters()]))
+    assert torch.equal(ended[0], ended[2])
+    assert torch.equal(ended[1], ended[2])
 
 
 def test_accumulated_batches_equal_one_large_batch() -> None:

@@ -132,7 +132,7 @@ def test_database_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
             raise answer
         return answer
 
-    assert worker_module._patiently(ask) == "settled"
+    assert worker_module.patiently(ask) == "settled"
 
 
 def test_patience_with_the_database_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,4 +142,4 @@ def test_patience_with_the_database_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         raise UnavailableError("away")
 
     with pytest.raises(UnavailableError):
-        worker_module._patiently(ask)
+        worker_module.patiently(ask)
