@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -12,6 +13,8 @@ from starlette.responses import Response
 
 from services.trainer.dataset_page import HEADERS, render_page
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
+from services.trainer.parameters.attention_names import attention_names, chosen_names
+from services.trainer.parameters.kinds import AnyParameters
 from services.trainer.schemas import (
     Alias,
     DatasetRequest,
@@ -25,7 +28,7 @@ from services.trainer.schemas import (
 )
 from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
-from shared.catalog import ModelManifest, new_id
+from shared.catalog import Catalog, ModelManifest, new_id
 from shared.errors import NotFoundError
 from shared.http.immutable import immutable_response
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
@@ -192,7 +195,16 @@ def _require_inputs(body: TrainingRequest, state: TrainerState) -> None:
     """Refuse a training whose data set or base does not exist."""
     committed_dataset(state.catalog, state.jobs, body.dataset)
     if body.base is not None:
-        state.catalog.get("model", body.base)
+        base = state.catalog.get("model", body.base)
+        _require_attention_modules(body.parameters, base, state.catalog)
+
+
+def _require_attention_modules(parameters: AnyParameters, base: ModelManifest, catalog: Catalog) -> None:
+    """Refuse names and masks that do not fit the base; where its config does not show its attention modules, the job does."""
+    if parameters.names_modules:
+        known = attention_names(json.loads(catalog.read_file(base, "unet/config.json")))
+        if known is not None:
+            chosen_names(parameters, known)
 
 
 def _model(state: TrainerState, name: str) -> ModelManifest:

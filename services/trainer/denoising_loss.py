@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from services.trainer.batch_filters import BatchFilter, JudgedBatch, open_batch_filter
+from services.trainer.batch_filters import NEAR, AntiGradientFilter, BatchFilter, JudgedBatch, open_batch_filter
 from services.trainer.caption_rules import EmbeddingNoise
 from services.trainer.caption_transforms import OpenTransform, open_caption_transform
+from services.trainer.ensemble.augmentation import MarkedFilms
+from services.trainer.parameters.kinds import FullParameters
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder
-from services.trainer.skip_counts import SkipCounts
+from services.trainer.skip_counts import NOBODY, SkipCounts
 from services.trainer.timesteps import TimestepDensity, u_shaped_timesteps, uniform_timesteps
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
@@ -58,9 +60,10 @@ def denoiser_parameters(model: Model) -> list[nn.Module]:
 
 def _selection(spec: TrainingSpec) -> ParameterSelection:
     """What a training job says of the parameters that learn."""
-    if spec.parameters.kind != "full":
-        return PartOfDenoiser(spec.parameters)
-    return all_parameters if spec.text_encoder == "train" else denoiser_parameters
+    text_encoder_learns = spec.text_encoder == "train"
+    if spec.parameters != FullParameters():
+        return PartOfDenoiser(spec.parameters, text_encoder_learns=text_encoder_learns)
+    return all_parameters if text_encoder_learns else denoiser_parameters
 
 
 @dataclass(frozen=True)
@@ -199,13 +202,16 @@ class DenoisingLoss:
         self.deck = films.visits(recipe.batch_size, self.order)
         self.captions = [opens(model, films.prompts) for opens in recipe.captions]
         self.filter = recipe.batch_filter(model) if recipe.batch_filter is not None else None
-        self.skips = SkipCounts(films, model.device) if skips is None else skips
+        self.skips = SkipCounts(films) if skips is None else skips
+        marks = isinstance(self.filter, AntiGradientFilter) and self.filter.margin is not None
+        self.marked = MarkedFilms(len(films.prompts), recipe.seed) if marks else None
 
     def __call__(self, _step: int) -> Tensor | None:
         """The loss of the next batch, or None where the batch filter keeps nothing."""
         visit = self.draw()[self.share]
         device = self.model.device
-        z_0, t, epsilon = self._latents(visit.rows_B), visit.timesteps_B.to(device), visit.epsilon_BCHW.to(device)
+        changed = NOBODY if self.marked is None else self.marked.taken(visit.rows_B)
+        z_0, t, epsilon = self._latents(visit.rows_B, changed), visit.timesteps_B.to(device), visit.epsilon_BCHW.to(device)
         alpha_bar_B = self.model.alphas_cumprod[t]
         alpha, sigma = (part.sqrt().view(-1, 1, 1, 1) for part in (alpha_bar_B, 1 - alpha_bar_B))
         z_t = alpha * z_0 + sigma * epsilon
@@ -222,7 +228,7 @@ class DenoisingLoss:
             d_B = noise_prediction_magnitude(predicted, unconditional)
             return alpha.flatten() * d_B if self.of_velocity else d_B  # ε_c − ε_u = α (v_c − v_u)
 
-        kept_B = self._kept(visit, JudgedBatch(losses_B.detach(), t, visit.dropped_B.to(device), magnitudes_B))
+        kept_B = self._kept(visit, changed, JudgedBatch(losses_B.detach(), t, visit.dropped_B.to(device), magnitudes_B))
         return self._counted(losses_B, alpha_bar_B, kept_B)
 
     def draw(self) -> Visit:
@@ -262,7 +268,8 @@ class DenoisingLoss:
         """What a batch filter adds to the state."""
         if self.filter is None:
             return {}
-        return {"skips": self.skips} | ({"filter": self.filter} if isinstance(self.filter, Resumable) else {})
+        parts = {"skips": self.skips, "filter": self.filter, "marks": self.marked}
+        return {name: part for name, part in parts.items() if isinstance(part, Resumable)}
 
     def _precision(self) -> torch.autocast:
         """How the networks compute."""
@@ -275,26 +282,38 @@ class DenoisingLoss:
             return embeddings_BLE
         return embeddings_BLE + visit.embedding_noise_BLE.to(embeddings_BLE)
 
-    def _latents(self, rows_B: NDArray[np.int64]) -> Tensor:
-        """z_0 of these films."""
-        if self.latents_NCHW is not None:
-            return self.latents_NCHW[rows_B]
-        return self.model.to_latents(torch.from_numpy(self.films.images_NHW[rows_B]).float() / 255)
+    def _latents(self, rows_B: NDArray[np.int64], changed: NDArray[np.int64]) -> Tensor:
+        """z_0 of these films; those at some places are changed first, and so encoded anew where latents are kept."""
+        if self.latents_NCHW is None:
+            return self._encoded(rows_B, changed)
+        z_0 = self.latents_NCHW[rows_B]
+        if len(changed):
+            z_0[changed] = self._encoded(rows_B[changed], np.arange(len(changed)))
+        return z_0
 
-    def _kept(self, visit: Visit, batch: JudgedBatch) -> Tensor | None:
-        """The batch filter's mask, counted by film; None without a filter."""
+    def _encoded(self, rows_B: NDArray[np.int64], changed: NDArray[np.int64]) -> Tensor:
+        """What the autoencoder makes of these films."""
+        images_BHW = torch.from_numpy(self.films.images_NHW[rows_B]).float() / 255
+        if self.marked is not None and len(changed):
+            images_BHW[changed] = self.marked.changed(images_BHW[changed])
+        return self.model.to_latents(images_BHW)
+
+    def _kept(self, visit: Visit, changed: NDArray[np.int64], batch: JudgedBatch) -> NDArray[np.bool_] | None:
+        """The batch filter's mask, counted by film; None without a filter. What is NEAR is marked."""
         if self.filter is None:
             return None
-        kept_B = self.filter(batch)
-        self.skips.add(visit.rows_B, kept_B)
+        verdict_B = self.filter(batch).cpu().numpy()  # all that is read from the device
+        kept_B = verdict_B.astype(np.bool_)
+        self.skips.add(visit.rows_B, kept_B, visit.rows_B[changed])
+        if self.marked is not None:
+            self.marked.mark(visit.rows_B[verdict_B == NEAR])
         return kept_B
 
-    def _counted(self, losses_B: Tensor, alpha_bar_B: Tensor, kept_B: Tensor | None) -> Tensor | None:
+    def _counted(self, losses_B: Tensor, alpha_bar_B: Tensor, kept_B: NDArray[np.bool_] | None) -> Tensor | None:
         """The weighted mean over what is kept."""
         weighted_B = losses_B
         if self.recipe.min_snr_gamma is not None:
             weighted_B = losses_B * min_snr_weights(alpha_bar_B, self.recipe.min_snr_gamma, of_velocity=self.of_velocity)
         if kept_B is None:
             return weighted_B.mean()
-        kept = weighted_B[kept_B]
-        return kept.mean() if len(kept) else None
+        return weighted_B[np.flatnonzero(kept_B)].mean() if kept_B.any() else None

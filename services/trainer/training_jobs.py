@@ -112,7 +112,7 @@ class _Attempt:
         metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
         metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
         if self.spec.batch_filter is not None:
-            self.skips = SkipCounts(films, model.device)
+            self.skips = SkipCounts(films)
         metrics |= self._learn(model, films, progress)
         if self.skips is not None:
             metrics |= self.skips.totals()
@@ -298,7 +298,7 @@ def _metrics(model: Model, spec: TrainingSpec, progress: Progress) -> dict[str, 
     )
     learners = [model.unet, model.text_encoder] if spec.text_encoder == "train" else [model.unet]
     could_learn = sum(p.numel() for part in learners for p in part.parameters())
-    learnt = could_learn if spec.parameters.kind == "full" else Networks.of(model, model.image_size).selected(spec.parameters)[0]
+    learnt = Networks.of(model, model.image_size).selected(spec.parameters)[0] if spec.parameters.is_partial else could_learn
     return first | {
         "loss": progress.mean_loss("denoiser"),
         "seconds": progress.seconds,

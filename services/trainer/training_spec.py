@@ -84,7 +84,8 @@ class TrainingSpec(StrictSpec):
     validation: Validation | None = Field(default=None, description="Pictures to draw on the way; null draws none.")
 
     parameters: AnyParameters = Field(
-        default=FullParameters(), description="Which parameters learn; all kinds but full need a base and a frozen text encoder."
+        default=FullParameters(),
+        description="Which parameters learn; all kinds but full, and full by block, need a base and a frozen text encoder.",
     )
     captions: list[CaptionRule] = Field(
         default=[], max_length=6, description="What is done to captions, in this order, each kind once; scrub and multiple come first."
@@ -99,10 +100,10 @@ class TrainingSpec(StrictSpec):
     @classmethod
     def _require_a_frozen_rest(cls, parameters: AnyParameters, info: ValidationInfo) -> AnyParameters:
         """A part of a denoiser learns from where the whole has been."""
-        if parameters.kind != "full" and info.data.get("base") is None:
-            raise ValueError("kinds other than full need a base: most of the network stays as it is")
-        if parameters.kind != "full" and info.data.get("text_encoder") == "train":
-            raise ValueError("kinds other than full are of the denoiser alone; set text_encoder to frozen")
+        if parameters.is_partial and info.data.get("base") is None:
+            raise ValueError("kinds other than full, blocks and masks need a base: some or most of the network stays as it is")
+        if parameters.is_partial and info.data.get("text_encoder") == "train":
+            raise ValueError("kinds other than full, blocks and masks are of the denoiser alone; set text_encoder to frozen")
         return parameters
 
     @field_validator("captions")

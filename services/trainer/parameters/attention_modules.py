@@ -7,15 +7,14 @@ from collections.abc import Collection
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
-from shared.errors import InvalidRequestError
 
-
-def attention_modules(unet: nn.Module, blocks: Collection[str] | None) -> dict[str, nn.Module]:
-    """Those of these names, or all; a name that the network does not have is refused with those that it has."""
+def attention_modules(unet: nn.Module, blocks: Collection[str] | None = None) -> dict[str, nn.Module]:
+    """Those of these names, or all."""
     known = {name: module for name, module in unet.named_modules() if isinstance(module, Transformer2DModel)}
-    if blocks is None:
-        return known
-    for name in blocks:
-        if name not in known:
-            raise InvalidRequestError(f"The base has no attention module {name}; it has {', '.join(known)}.", field="parameters.blocks")
-    return {name: module for name, module in known.items() if name in blocks}
+    return known if blocks is None else {name: module for name, module in known.items() if name in blocks}
+
+
+def parameters_taking_part(unet: nn.Module, blocks: Collection[str] | None) -> dict[str, nn.Parameter]:
+    """A network's parameters by name, without those of the attention modules that are not named."""
+    out = tuple(f"{name}." for name in attention_modules(unet).keys() - attention_modules(unet, blocks).keys())
+    return {name: parameter for name, parameter in unet.named_parameters() if not name.startswith(out)}

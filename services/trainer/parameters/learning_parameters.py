@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 from torch import Tensor, nn
@@ -14,17 +14,25 @@ from services.trainer.parameters.stand_in import merge_stand_ins
 class LearningParameters(nn.Module):
     """The parameters that learn, as a module of their own: the others are neither moved nor kept in checkpoints."""
 
-    def __init__(self, network: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-        """Let these parameters of the network learn and no others."""
+    def __init__(
+        self, network: nn.Module, parameters: Iterable[nn.Parameter], *, rates: Mapping[nn.Parameter, float] | None = None
+    ) -> None:
+        """Let these parameters of the network learn and no others; some may have rates of their own."""
         super().__init__()
         network.requires_grad_(False)
         self.chosen = nn.ParameterList([parameter.requires_grad_() for parameter in parameters])
+        self.learning_rate: float | None = None  # of those without a rate of their own; None is the training's
+        self._rates = rates or {}
         self._network = (network,)  # in a tuple, else all its weights were this module's
 
     @property
     def count(self) -> int:
         """How many numbers learn."""
         return sum(parameter.numel() for parameter in self.chosen)
+
+    def rated_parameters(self) -> Iterator[tuple[nn.Parameter, float | None]]:
+        """Each with the rate that it learns at; None is the training's."""
+        return ((parameter, self._rates.get(parameter, self.learning_rate)) for parameter in self.chosen)
 
     def train(self, mode: bool = True) -> Self:
         """Switch the network that the parameters belong to."""

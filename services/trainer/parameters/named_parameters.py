@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from services.trainer.parameters.attention_modules import attention_modules
+from services.trainer.parameters.attention_modules import attention_modules, parameters_taking_part
 from services.trainer.parameters.learning_parameters import LearningParameters
 
 
@@ -20,14 +20,19 @@ def attention_parameters(unet: nn.Module, blocks: Collection[str] | None = None)
     return LearningParameters(unet, [parameter for module in modules.values() for parameter in module.parameters()])
 
 
-def biases_and_norms(unet: nn.Module) -> list[nn.Parameter]:
-    """Parameters with `bias` or `norm` in their names, each once."""
-    return [parameter for name, parameter in unet.named_parameters() if "bias" in name or "norm" in name]
+def all_parameters(unet: nn.Module, blocks: Collection[str] | None = None) -> LearningParameters:
+    """Everything, but for the attention modules that are not named."""
+    return LearningParameters(unet, parameters_taking_part(unet, blocks).values())
 
 
-def bias_norm_parameters(unet: nn.Module) -> LearningParameters:
+def biases_and_norms(unet: nn.Module, blocks: Collection[str] | None = None) -> list[nn.Parameter]:
+    """Parameters with `bias` or `norm` in their names, each once; none of the attention modules that are not named."""
+    return [parameter for name, parameter in parameters_taking_part(unet, blocks).items() if "bias" in name or "norm" in name]
+
+
+def bias_norm_parameters(unet: nn.Module, blocks: Collection[str] | None = None) -> LearningParameters:
     """Biases and norms alone (BitFit, Ben Zaken et al. 2022, with norms)."""
-    return LearningParameters(unet, biases_and_norms(unet))
+    return LearningParameters(unet, biases_and_norms(unet, blocks))
 
 
 def _in_plain_order(_norm: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

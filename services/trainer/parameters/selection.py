@@ -4,43 +4,57 @@ from __future__ import annotations
 
 from torch import nn
 
+from services.trainer.parameters.attention_modules import attention_modules
+from services.trainer.parameters.attention_names import chosen_names, in_order
 from services.trainer.parameters.kinds import (
     AnyParameters,
     AttentionParameters,
     BiasNormParameters,
+    FullParameters,
+    LowRankParameters,
     ScaleFactorParameters,
     SingularValueParameters,
 )
 from services.trainer.parameters.learning_parameters import LearningParameters
-from services.trainer.parameters.named_parameters import attention_parameters, bias_norm_parameters
+from services.trainer.parameters.low_rank import low_rank_parameters
+from services.trainer.parameters.named_parameters import all_parameters, attention_parameters, bias_norm_parameters
 from services.trainer.parameters.scale_factors import scale_factor_parameters
 from services.trainer.parameters.singular_values import singular_value_parameters
 from shared.diffusion.model import Model
 
 
 def select_parameters(unet: nn.Module, parameters: AnyParameters) -> LearningParameters:
-    """Freeze a denoiser, but for what this kind lets learn; `full` lets learn everything."""
+    """Freeze a denoiser, but for what this kind lets learn of the attention modules that take part and of the rest."""
+    blocks = chosen_names(parameters, in_order(attention_modules(unet)))
     match parameters:
+        case FullParameters():
+            chosen = all_parameters(unet, blocks)
         case AttentionParameters():
-            return attention_parameters(unet, parameters.blocks)
+            chosen = attention_parameters(unet, blocks)
         case BiasNormParameters():
-            return bias_norm_parameters(unet)
+            chosen = bias_norm_parameters(unet, blocks)
+        case LowRankParameters():
+            chosen = low_rank_parameters(unet, blocks, rank=parameters.rank, alpha=parameters.alpha)
         case SingularValueParameters():
-            return singular_value_parameters(unet, parameters.blocks)
+            chosen = singular_value_parameters(unet, blocks, parameters.norm_learning_rate)
         case ScaleFactorParameters():
-            return scale_factor_parameters(unet, parameters.blocks)
-        case _:
-            return LearningParameters(unet, unet.parameters())
+            chosen = scale_factor_parameters(unet, blocks)
+    chosen.learning_rate = parameters.learning_rate
+    return chosen
 
 
 class PartOfDenoiser:
-    """The ParameterSelection of a kind that leaves most of the denoiser, and all of the other networks, as they are."""
+    """The ParameterSelection of a kind that says what learns of the denoiser; the text encoder learns beside it, or not."""
 
-    def __init__(self, parameters: AnyParameters) -> None:
+    def __init__(self, parameters: AnyParameters, *, text_encoder_learns: bool = False) -> None:
         self.parameters = parameters
+        self.text_encoder_learns = text_encoder_learns
 
     def __call__(self, model: Model) -> list[nn.Module]:
-        """Freeze everything else; answers one module that holds what learns."""
+        """Freeze everything else; answers modules that hold what learns."""
         model.vae.requires_grad_(False)
+        chosen = select_parameters(model.unet, self.parameters)
+        if self.text_encoder_learns:
+            return [chosen, model.text_encoder]
         model.text_encoder.requires_grad_(False)
-        return [select_parameters(model.unet, self.parameters)]
+        return [chosen]

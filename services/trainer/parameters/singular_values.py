@@ -145,13 +145,21 @@ def spectral(layer: nn.Module) -> SpectralLayer | SpectralNorm | None:
             return None
 
 
-def singular_value_parameters(unet: nn.Module, blocks: Collection[str] | None = None) -> LearningParameters:
-    """The δ of all linear layers, convolutions and norms; inside transformer blocks, of the named attention modules' alone."""
-    fixed = tuple(f"{name}.transformer_blocks." for name in attention_modules(unet, None).keys() - attention_modules(unet, blocks).keys())
+def singular_value_parameters(
+    unet: nn.Module, blocks: Collection[str] | None = None, norm_learning_rate: float | None = None
+) -> LearningParameters:
+    """The δ of all linear layers, convolutions and norms; inside transformer blocks, of the named attention modules' alone.
+
+    Norms may learn at a rate of their own (Dutt et al. 2025: 1e-6).
+    """
+    fixed = tuple(f"{name}.transformer_blocks." for name in attention_modules(unet).keys() - attention_modules(unet, blocks).keys())
     deltas: list[nn.Parameter] = []
+    rates: dict[nn.Parameter, float] = {}
     for name, layer in list(unet.named_modules()):
         stand_in = None if name.startswith(fixed) else spectral(layer)
         if stand_in is not None:
             unet.set_submodule(name, stand_in)
             deltas.append(stand_in.delta)
-    return LearningParameters(unet, deltas)
+            if isinstance(stand_in, SpectralNorm) and norm_learning_rate is not None:
+                rates[stand_in.delta] = norm_learning_rate
+    return LearningParameters(unet, deltas, rates=rates)

@@ -351,7 +351,10 @@ async def test_cancelled_training_stops_within_a_step_and_makes_no_model(trainer
         ({"prompt_dropout": 1.5}, 422, "prompt_dropout"),
         ({"seed": 2**53}, 422, "seed"),
         ({"unknown": 1}, 422, "unknown"),
-        ({"parameters": {"kind": "lora"}}, 422, "parameters"),
+        ({"parameters": {"kind": "loha"}}, 422, "parameters"),
+        ({"parameters": {"kind": "full", "mask": [1, 1, 1, 1]}}, 422, "parameters"),
+        ({"parameters": {"kind": "full", "blocks": ["mid_block.attentions.0"], "mask": [1]}}, 422, "mask"),
+        ({"parameters": {"kind": "lora", "mask": [0, 0, 0, 0]}, "text_encoder": "frozen"}, 422, "mask"),
         ({"parameters": {"kind": "svdiff"}, "text_encoder": "frozen"}, 422, "parameters"),
         ({"parameters": {"kind": "attention"}, "base": "mdl_0"}, 422, "parameters"),
         ({"captions": ["random"]}, 422, "captions"),
@@ -369,6 +372,25 @@ async def test_training_that_cannot_be_is_refused_at_once(trainer: Trainer, chan
     answered, problem = await post(trainer, "/v1/training-jobs", {"name": "a", "dataset": trainer.home.dataset.id, **change})
     assert answered == status
     assert named in (problem["detail"] if status == 404 else problem["errors"][0]["loc"])
+    assert (await trainer.client.get("/v1/training-jobs")).json() == {"items": []}
+
+
+@pytest.mark.parametrize(
+    ("wishes", "field", "told"),
+    [
+        ({"kind": "svdiff", "mask": [1, 0, 1]}, "parameters.mask", "3 bits, and the base has 4 attention modules"),
+        ({"kind": "lora", "mask": [1] * 16}, "parameters.mask", "16 bits, and the base has 4 attention modules"),
+        ({"kind": "full", "blocks": ["mid_block.attentions.7"]}, "parameters.blocks", "it has down_blocks.1.attentions.0, mid_block"),
+    ],
+)
+async def test_attention_modules_that_the_base_lacks_are_refused_at_once(
+    trainer: Trainer, wishes: dict[str, Any], field: str, told: str
+) -> None:
+    home = trainer.home
+    body = {"name": "a", "dataset": home.dataset.id, "base": home.model.id, "text_encoder": "frozen", "parameters": wishes}
+    status, problem = await post(trainer, "/v1/training-jobs", body)
+    assert (status, problem["errors"][0]["loc"]) == (422, ["body", *field.split(".")])
+    assert told in problem["detail"]
     assert (await trainer.client.get("/v1/training-jobs")).json() == {"items": []}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from services.trainer import preflight, training_jobs
 from services.trainer.activation_memory import Networks
-from services.trainer.parameters.kinds import BiasNormParameters, SingularValueParameters
+from services.trainer.parameters.kinds import AttentionParameters, BiasNormParameters, LowRankParameters, SingularValueParameters
 from services.trainer.parameters.selection import select_parameters
 from services.trainer.preflight import Estimate, MemoryShortageError, require_memory
 from services.trainer.training_spec import TrainingSpec
@@ -73,6 +73,24 @@ def test_factors_of_weights_are_counted(estimate: Estimate) -> None:
     select_parameters(unet, SingularValueParameters(kind="svdiff"))
     held = sum(tensor.numel() for tensor in (*unet.parameters(), *unet.buffers()))
     assert factors["weights"] - estimate.needs(spec()).device["weights"] == 4 * (held - before) > 0
+
+
+def test_adapters_are_counted_beside_the_weights(estimate: Estimate) -> None:
+    plain = estimate.needs(spec(text_encoder="frozen"))
+    two, four = (estimate.needs(spec(text_encoder="frozen", parameters={"kind": "lora", "rank": rank})) for rank in (2, 4))
+    learning = select_parameters(tiny_model().unet, LowRankParameters(kind="lora")).count
+    assert four.device["weights"] - plain.device["weights"] == four.device["gradients"] == 4 * learning
+    assert (four.device["optimiser"], four.host["checkpoints"]) == (8 * learning, 2 * 16 * learning)
+    assert two.device["gradients"] == four.device["gradients"] // 2
+    assert two.device["activations"] < four.device["activations"] < plain.device["activations"]
+
+
+def test_masked_blocks_are_not_counted(estimate: Estimate) -> None:
+    whole, part = (
+        estimate.needs(spec(text_encoder="frozen", parameters=told)) for told in ({"kind": "full"}, {"kind": "full", "mask": [0, 0, 0, 0]})
+    )
+    inside = select_parameters(tiny_model().unet, AttentionParameters(kind="attention")).count
+    assert whole.device["gradients"] - part.device["gradients"] == 4 * inside
 
 
 def test_frozen_encoder_has_no_moments_and_a_cache(estimate: Estimate) -> None:

@@ -16,12 +16,13 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from services.trainer import text_pretraining, training, training_jobs, validation_strip
 from services.trainer.denoising_loss import DenoisingLoss
 from services.trainer.parameters.deltas import DELTAS_NAME
-from services.trainer.parameters.kinds import SingularValueParameters
+from services.trainer.parameters.kinds import AnyParameters
 from services.trainer.parameters.selection import select_parameters
 from services.trainer.skip_counts import SKIPS_NAME
 from services.trainer.training_jobs import read_training_set, run_training
@@ -215,21 +216,21 @@ def test_model_trained_with_or_without_prompt_dropout_samples(
     assert all(image.std() > 1 for image in images)
 
 
-@pytest.mark.parametrize("kind", ["full", "svdiff"])
+@pytest.mark.parametrize("kind", ["full", "svdiff", "lora"])
 def test_manifest_tells_how_much_learnt(context: Callable[..., JobContext], stocked_home: StockedHome, kind: str) -> None:
     wishes = spec(stocked_home, parameters={"kind": kind}, text_encoder="frozen")
     result = run_training(context("training", new_id("job"), wishes))
     with open_catalog(stocked_home.settings) as catalog:
         manifest = catalog.get("model", result["model"])
         trained, base = (Model.load(catalog.fetch(one), key="test") for one in (manifest, stocked_home.model))
-        kept = load_file(catalog.fetch(manifest) / DELTAS_NAME) if kind == "svdiff" else {}
+        kept = load_file(catalog.fetch(manifest) / DELTAS_NAME) if kind != "full" else {}
     whole = sum(p.numel() for p in base.unet.parameters())
-    learnt = whole if kind == "full" else select_parameters(base.unet, SingularValueParameters(kind="svdiff")).count
+    learnt = select_parameters(base.unet, TypeAdapter(AnyParameters).validate_python({"kind": kind})).count
     assert (manifest.metrics["method"], manifest.metrics["trainable_parameters"]) == (kind, learnt)
     assert manifest.metrics["trainable_fraction"] == pytest.approx(learnt / whole)
     assert sum(p.numel() for p in trained.unet.parameters()) == whole
-    assert sum(delta.numel() for delta in kept.values()) == (learnt if kind == "svdiff" else 0)
-    assert any(entry.path == DELTAS_NAME for entry in manifest.files) == (kind == "svdiff")
+    assert sum(delta.numel() for delta in kept.values()) == (learnt if kind != "full" else 0)
+    assert any(entry.path == DELTAS_NAME for entry in manifest.files) == (kind != "full")
 
 
 def test_attention_module_that_the_base_lacks_is_refused(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:

@@ -48,7 +48,7 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
         "data_parallel": {"ranks": 1},
         "checkpoint_every": None,
         "validation": None,
-        "parameters": {"kind": "full"},
+        "parameters": {"kind": "full", "blocks": None, "mask": None, "learning_rate": None},
         "captions": [],
         "batch_filter": None,
         "timesteps": "uniform",

@@ -15,16 +15,36 @@ KINDS: TypeAdapter[AnyParameters] = TypeAdapter(AnyParameters)
 def test_kind_decides() -> None:
     told = {"kind": "attention", "blocks": ["down_blocks.0.attentions.1"]}
     assert KINDS.validate_python(told) == AttentionParameters(kind="attention", blocks=["down_blocks.0.attentions.1"])
-    assert KINDS.dump_python(KINDS.validate_python({"kind": "bias_norm"})) == {"kind": "bias_norm"}
+    told = {"kind": "lora", "mask": [1, 0], "learning_rate": 1e-4}
+    assert KINDS.dump_python(KINDS.validate_python(told)) == told | {"blocks": None, "rank": 4, "alpha": None}
+
+
+def test_what_stays_as_it_is_makes_a_kind_partial() -> None:
+    partial = [({"kind": "full"}, False), ({"kind": "full", "learning_rate": 1e-4}, False), ({"kind": "full", "mask": [1]}, True)]
+    partial += [({"kind": "full", "blocks": []}, True), ({"kind": "lora"}, True)]
+    assert [KINDS.validate_python(told).is_partial for told, _ in partial] == [expected for _, expected in partial]
 
 
 @pytest.mark.parametrize(
     "told",
     [
         {},
-        {"kind": "lora"},
-        {"kind": "full", "blocks": None},
+        {"kind": "loha"},
+        {"kind": "lora", "rank": 0},
+        {"kind": "lora", "alpha": 0},
+        {"kind": "lora", "blocks": []},
+        {"kind": "lora", "mask": [0, 0]},
+        {"kind": "full", "rank": 4},
+        {"kind": "full", "learning_rate": 0},
+        {"kind": "full", "norm_learning_rate": 1e-6},
+        {"kind": "full", "blocks": ["mid_block.attentions.0"], "mask": [1]},
+        {"kind": "full", "blocks": [], "mask": [1]},
+        {"kind": "full", "mask": []},
+        {"kind": "svdiff", "mask": [2]},
+        {"kind": "svdiff", "mask": [0.5]},
+        {"kind": "svdiff", "mask": "10"},
         {"kind": "attention", "blocks": []},
+        {"kind": "attention", "mask": [0]},
         {"kind": "attention", "blocks": ["../etc"]},
         {"kind": "attention", "blocks": ["a.b"] * 101},
     ],

@@ -18,6 +18,14 @@ def test_holds_what_learns_and_nothing_else() -> None:
     assert network[2].weight.tolist() == [[1.0, 1.0]]
 
 
+def test_parameters_have_the_rate_of_the_selection_or_their_own() -> None:
+    network = nn.Linear(3, 2)
+    chosen = LearningParameters(network, network.parameters(), rates={network.bias: 1e-6})
+    assert list(chosen.rated_parameters()) == [(network.weight, None), (network.bias, 1e-6)]
+    chosen.learning_rate = 1e-3
+    assert [rate for _, rate in chosen.rated_parameters()] == [1e-3, 1e-6]
+
+
 def test_network_is_switched_with_it() -> None:
     network = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))
     chosen = LearningParameters(network, network.parameters())

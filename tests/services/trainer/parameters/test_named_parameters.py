@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-from services.trainer.parameters.named_parameters import attention_parameters, bias_norm_parameters
+from services.trainer.parameters.named_parameters import all_parameters, attention_parameters, bias_norm_parameters
 from tests.denoisers import tiny_model
 from tests.stable_diffusion_shape import SD15_PARAMETERS, sd15_unet
 
@@ -26,6 +26,18 @@ def test_census_of_attention() -> None:
 )
 def test_census_of_one_attention_module(block: str, count: int) -> None:
     assert attention_parameters(sd15_unet(), [block]).count == count
+
+
+def test_census_of_blocks_that_do_not_take_part() -> None:
+    inside = attention_parameters(sd15_unet()).count
+    assert all_parameters(sd15_unet()).count == SD15_PARAMETERS
+    assert all_parameters(sd15_unet(), []).count == SD15_PARAMETERS - inside
+    assert all_parameters(sd15_unet(), ["mid_block.attentions.0"]).count == SD15_PARAMETERS - inside + 34_760_960
+    unet = sd15_unet()
+    assert bias_norm_parameters(unet, ["mid_block.attentions.0"]).count < 443_844
+    learning = {name for name, p in unet.named_parameters() if p.requires_grad and "attentions" in name}
+    assert learning
+    assert all(name.startswith("mid_block.") for name in learning)
 
 
 def test_gradient_where_nothing_before_the_attention_learns() -> None:

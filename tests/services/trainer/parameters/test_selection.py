@@ -12,12 +12,14 @@ from pydantic import TypeAdapter
 from services.trainer.denoising_loss import DenoisingLoss, Recipe
 from services.trainer.parameters.kinds import AnyParameters
 from services.trainer.parameters.selection import PartOfDenoiser, select_parameters
+from services.trainer.parameters.singular_values import SpectralNorm
 from services.trainer.parameters.stand_in import StandIn
 from services.trainer.training import train_denoiser
 from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
+from shared.errors import InvalidRequestError
 from tests.denoisers import tiny_model
 from tests.training_films import films
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KINDS: TypeAdapter[AnyParameters] = TypeAdapter(AnyParameters)
-TOLD: list[dict[str, Any]] = [{"kind": "attention"}, {"kind": "bias_norm"}, {"kind": "svdiff"}, {"kind": "diffit"}]
+TOLD: list[dict[str, Any]] = [{"kind": "attention"}, {"kind": "bias_norm"}, {"kind": "svdiff"}, {"kind": "diffit"}, {"kind": "lora"}]
 BLOCK = "up_blocks.0.attentions.1"
 
 
@@ -146,6 +148,88 @@ def test_only_what_was_named_moves() -> None:
         assert all(torch.equal(w, old) for w, old in zip(one.parameters(), other.parameters(), strict=True))
 
 
+def test_adapters_alone_move_while_they_learn() -> None:
+    recipe, model, plain = replace(recipe_of({"kind": "lora"}), steps=10), tiny_model(), tiny_model()
+    run = Run(recipe.modules(model), DenoisingLoss(model, films(), recipe), recipe.optimisation)
+    first = [p.detach().clone() for p in run.parameters]
+    run.advance_until(10)
+    assert all(not torch.equal(p, before) for p, before in zip(run.parameters, first, strict=True))
+    now = {name.replace(".plain.", "."): w for name, w in model.unet.state_dict().items() if ".lora_" not in name}
+    assert now.keys() == plain.unet.state_dict().keys()
+    assert all(torch.equal(now[name], w) for name, w in plain.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["full", "bias_norm", "lora", "svdiff", "diffit"])
+def test_mask_chooses_what_the_names_choose(kind: str) -> None:
+    chosen = [
+        {name for name, p in unet.named_parameters() if p.requires_grad}
+        for told in ({"mask": [0, 0, 1, 0]}, {"blocks": ["up_blocks.0.attentions.0"]}, {})
+        for unet in [tiny_model().unet]
+        if select_parameters(unet, KINDS.validate_python({"kind": kind} | told)).count
+    ]
+    if kind == "diffit":  # of which biases and norms learn everywhere
+        chosen = [{name for name in names if name.endswith(".gamma")} for names in chosen]
+    assert chosen[0] == chosen[1] < chosen[2]
+    inside = {name for name in chosen[0] if ".transformer_blocks." in name}
+    assert inside
+    assert all(name.startswith("up_blocks.0.attentions.0.") for name in inside)
+    assert (kind in {"lora", "diffit"}) == all("attentions" in name for name in chosen[0])
+
+
+def test_what_does_not_fit_the_network_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="mask has 16 bits, and the base has 4 attention modules") as refused:
+        select_parameters(tiny_model().unet, KINDS.validate_python({"kind": "bias_norm", "mask": [1] * 16}))
+    assert refused.value.field == "parameters.mask"
+
+
 def test_full_lets_everything_learn() -> None:
     unet = tiny_model().unet
     assert select_parameters(unet, KINDS.validate_python({"kind": "full"})).count == sum(p.numel() for p in unet.parameters())
+
+
+# ---------------------------------------------------------------- rates
+
+
+def run_of(parameters: dict[str, Any], *, text_encoder: str = "frozen", steps: int = 6) -> tuple[Model, Run]:
+    """A training as a job begins it."""
+    base = {"base": "mdl_1"} if text_encoder == "frozen" else {}
+    spec = {"name": "a", "dataset": "ds_1", "text_encoder": text_encoder, "steps": steps, "batch_size": 4, "learning_rate": 1e-2}
+    recipe, model = Recipe.of(TrainingSpec.model_validate(spec | base | {"parameters": parameters})), tiny_model()
+    return model, Run(recipe.modules(model), DenoisingLoss(model, films(), recipe), recipe.optimisation)
+
+
+def peaks(run: Run) -> list[tuple[float, int]]:
+    """The highest rate of each group, and how many parameters have it."""
+    return [(group["max_lr"], len(group["params"])) for group in run.optimiser.param_groups]
+
+
+def test_denoiser_may_have_a_rate_that_the_text_encoder_has_not() -> None:
+    model, run = run_of({"kind": "full", "learning_rate": 1e-4}, text_encoder="train")
+    assert peaks(run) == [(1e-4, len(list(model.unet.parameters()))), (1e-2, len(list(model.text_encoder.parameters())))]
+
+
+def test_rate_of_the_selection_is_the_training_of_that_rate() -> None:
+    ended = []
+    for wishes in ({"learning_rate": 1e-2}, {}):
+        _, run = run_of({"kind": "bias_norm"} | wishes)
+        run.advance_until(3)
+        ended.append([p.detach().clone() for p in run.parameters])
+        assert len(run.optimiser.param_groups) == 1
+    assert all(torch.equal(one, other) for one, other in zip(*ended, strict=True))
+
+
+def test_norms_move_at_their_own_rate_and_resume_to_the_same_bits() -> None:
+    told = {"kind": "svdiff", "learning_rate": 1e-3, "norm_learning_rate": 1e-6}
+    model, run = run_of(told)
+    norms = {id(module.delta) for module in model.unet.modules() if isinstance(module, SpectralNorm)}
+    assert sorted(peaks(run)) == [(1e-6, len(norms)), (1e-3, len(run.parameters) - len(norms))]
+    run.advance_until(3)
+    state = kept(run.state())
+    run.advance_until(6)
+    moved = {id(p) in norms: float(p.detach().abs().max()) for p in run.parameters}
+    assert 0 < moved[True] < 1e-5 < moved[False]
+    _, resumed = run_of(told)
+    resumed.restore(state)
+    resumed.advance_until(6)
+    assert all(torch.equal(one, other) for one, other in zip(run.parameters, resumed.parameters, strict=True))
+    assert [group["lr"] for group in run.optimiser.param_groups] == [group["lr"] for group in resumed.optimiser.param_groups]

@@ -37,6 +37,14 @@ def test_census() -> None:
     assert 100 * chosen.count / SD15_PARAMETERS == pytest.approx(0.0259, abs=0.00005)
 
 
+def test_norms_may_have_a_rate_of_their_own() -> None:
+    unet = sd15_unet()
+    rates = [rate for _, rate in singular_value_parameters(unet, norm_learning_rate=1e-6).rated_parameters()]
+    assert rates.count(1e-6) == 61 + 48  # group norms and layer norms
+    assert rates.count(None) == 184 + 98  # linear layers and convolutions
+    assert {rate for _, rate in singular_value_parameters(sd15_unet()).rated_parameters()} == {None}
+
+
 def test_census_of_masked_blocks() -> None:
     names = list(attention_modules(sd15_unet(), None))
     assert singular_value_parameters(sd15_unet(), []).count == 104_101
