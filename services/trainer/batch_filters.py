@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -14,6 +15,9 @@ from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 
 QUANTILE: Final = 0.9  # as MemControl's `auto`: the tenth of each batch with the largest magnitudes is dropped
+TIMESTEPS_PER_BIN: Final = 50  # whose magnitudes have a quantile in common; as the next two, our reconstruction
+QUANTILE_GAIN: Final = 0.1  # a sample above its limit moves it by 9 %, one below by 1 %
+WARM_VISITS: Final = 50  # before which a bin's quantile is not known well enough to drop by
 AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
 AGC_DECAY: Final = 0.8  # γ
 
@@ -53,6 +57,49 @@ class MagnitudeFilter:
             return batch.dropped_B | (d_B < self.threshold)
         limit = torch.nanquantile(d_B.masked_fill(batch.dropped_B, torch.nan), self.quantile)
         return batch.dropped_B | (d_B <= limit)
+
+
+class TimestepMagnitudeFilter:
+    """Drops samples whose d is above the running quantile of their timestep's bin: d depends on t, and one limit would drop by t.
+
+    The quantile p of ln d is followed by stochastic approximation of its pinball loss (Robbins & Monro 1951): after a batch,
+    ln q ← ln q + η (samples above − (1−p) samples), η = max(gain, 1/visits), from the largest of the bin's first batch on. As ln q
+    stays bounded, the share above it tends to 1−p whatever d's scale, and while it drifts. Samples without a prompt are kept
+    and not counted, like those whose prompt moves nothing.
+    """
+
+    def __init__(self, timesteps: int, device: torch.device, quantile: float = QUANTILE) -> None:
+        """Nothing known of any bin."""
+        self.quantile = quantile
+        bins = math.ceil(timesteps / TIMESTEPS_PER_BIN)
+        self.limits_K = torch.zeros(bins, device=device)  # ln q
+        self.visits_K = torch.zeros(bins, dtype=torch.int64, device=device)
+
+    def __call__(self, batch: JudgedBatch) -> Tensor:
+        """Judge the batch by the limits as they were before, then move them; nothing is read from the device."""
+        bins_B = batch.timesteps_B // TIMESTEPS_PER_BIN
+        logs_B = batch.magnitudes_B().log()
+        counted_B = ~batch.dropped_B & (logs_B > -torch.inf)
+        above_B = counted_B & (logs_B > self.limits_K[bins_B])
+        kept_B = ~above_B | (self.visits_K[bins_B] < WARM_VISITS)
+        counts_K = torch.zeros_like(self.visits_K).index_add_(0, bins_B, counted_B.long())
+        above_K = torch.zeros_like(self.visits_K).index_add_(0, bins_B, above_B.long())
+        gain_K = (1 / self.visits_K).clamp(min=QUANTILE_GAIN)
+        known_B = logs_B.masked_fill(~counted_B, -torch.inf)
+        largest_K = torch.full_like(self.limits_K, -torch.inf).scatter_reduce_(0, bins_B, known_B, "amax")
+        moved_K = self.limits_K + gain_K * (above_K - (1 - self.quantile) * counts_K)
+        self.limits_K = torch.where(self.visits_K > 0, moved_K, torch.where(counts_K > 0, largest_K, 0.0))
+        self.visits_K = self.visits_K + counts_K
+        return kept_B
+
+    def state(self) -> State:
+        """The running quantiles and of how many samples they are."""
+        return State({"limits": self.limits_K, "visits": self.visits_K})
+
+    def restore(self, state: State) -> None:
+        """Go on with kept quantiles."""
+        self.limits_K.copy_(state.tensors["limits"])
+        self.visits_K.copy_(state.tensors["visits"])
 
 
 class AntiGradientFilter:
@@ -96,6 +143,9 @@ def open_batch_filter(rule: MagnitudeRule | AntiGradientRule) -> Callable[[Model
     def open_for(model: Model) -> BatchFilter:
         if rule.kind == "anti_gradient":
             return AntiGradientFilter(len(model.alphas_cumprod), model.device, scale=rule.scale, decay=rule.decay)
-        return MagnitudeFilter(rule.threshold, QUANTILE if rule.quantile is None else rule.quantile)
+        quantile = QUANTILE if rule.quantile is None else rule.quantile
+        if rule.by_timestep:
+            return TimestepMagnitudeFilter(len(model.alphas_cumprod), model.device, quantile)
+        return MagnitudeFilter(rule.threshold, quantile)
 
     return open_for

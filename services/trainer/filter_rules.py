@@ -22,6 +22,9 @@ class MagnitudeRule(StrictSpec):
         lt=1,
         description="Of the batch's samples with a prompt, those above this quantile are left out; without either, 0.9.",
     )
+    by_timestep: bool = Field(
+        default=False, description="Take the quantile of samples at like timesteps, over the batches so far, instead of each batch's own."
+    )
 
     @field_validator("quantile")
     @classmethod
@@ -30,6 +33,14 @@ class MagnitudeRule(StrictSpec):
         if quantile is not None and info.data.get("threshold") is not None:
             raise ValueError("give a threshold or a quantile, not both")
         return quantile
+
+    @field_validator("by_timestep")
+    @classmethod
+    def _require_a_quantile(cls, by_timestep: bool, info: ValidationInfo) -> bool:
+        """A threshold is the same at all timesteps."""
+        if by_timestep and info.data.get("threshold") is not None:
+            raise ValueError("a threshold is the same at all timesteps; give a quantile, or none for 0.9")
+        return by_timestep
 
 
 class AntiGradientRule(StrictSpec):

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.batch_filters import QUANTILE, AntiGradientFilter, JudgedBatch, MagnitudeFilter, open_batch_filter
+from services.trainer.batch_filters import (
+    QUANTILE,
+    TIMESTEPS_PER_BIN,
+    WARM_VISITS,
+    AntiGradientFilter,
+    BatchFilter,
+    JudgedBatch,
+    MagnitudeFilter,
+    TimestepMagnitudeFilter,
+    open_batch_filter,
+)
 from services.trainer.denoising_loss import DenoisingLoss, Recipe
 from services.trainer.filter_rules import AntiGradientRule, MagnitudeRule
 from shared.diffusion.checkpoints import State
@@ -42,6 +53,92 @@ def test_equal_magnitudes_are_all_kept() -> None:
 def test_batch_without_prompts_is_kept() -> None:
     assert MagnitudeFilter()(judged([0.0] * 3, torch.ones(3, dtype=torch.bool))).all()
     assert MagnitudeFilter(threshold=1.0)(judged([0.0] * 3, torch.ones(3, dtype=torch.bool))).all()
+
+
+# ---------------------------------------------------------------- magnitude by timestep
+
+
+def magnitudes_at(magnitudes: Tensor, timesteps: Tensor, dropped: Tensor | None = None) -> JudgedBatch:
+    """A batch of these magnitudes at these timesteps."""
+    dropped = torch.zeros(len(timesteps), dtype=torch.bool) if dropped is None else dropped
+    return JudgedBatch(torch.zeros(len(timesteps)), timesteps, dropped, lambda: magnitudes)
+
+
+def shares_dropped(judge: BatchFilter, scale_T: Tensor, *, batches: int, after: int = 0, generator: torch.Generator) -> Tensor:
+    """Of samples with d = scale(t) · e^{N(0, 1/4)}, four bins of timesteps: what share is dropped of each, from batch `after` on."""
+    dropped, visits = torch.zeros(4), torch.zeros(4)
+    for number in range(batches):
+        t_B = torch.randint(0, 200, (16,), generator=generator)
+        kept_B = judge(magnitudes_at(scale_T[t_B] * (0.5 * torch.randn(16, generator=generator)).exp(), t_B))
+        if number >= after:
+            visits.index_add_(0, t_B // TIMESTEPS_PER_BIN, torch.ones(16))
+            dropped.index_add_(0, t_B // TIMESTEPS_PER_BIN, (~kept_B).float())
+    return dropped / visits
+
+
+def by_timestep(quantile: float = QUANTILE) -> TimestepMagnitudeFilter:
+    """A filter of four bins."""
+    return TimestepMagnitudeFilter(200, torch.device("cpu"), quantile)
+
+
+def test_a_tenth_of_every_bin_is_dropped_whatever_its_scale() -> None:
+    """Where the batch's own quantile drops by timestep: all from the bin with the largest d."""
+    scale_T = torch.tensor([0.01, 1.0, 5.0, 400.0]).repeat_interleave(50)
+    generator = torch.Generator().manual_seed(0)
+    shares = shares_dropped(by_timestep(), scale_T, batches=3000, after=100, generator=generator)
+    assert shares.tolist() == pytest.approx([0.1] * 4, abs=0.01)
+    mixed = shares_dropped(MagnitudeFilter(), scale_T, batches=300, generator=generator)
+    assert mixed[:3].max() < 0.02
+    assert mixed[3] > 0.4
+
+
+def test_share_dropped_follows_the_quantile_and_survives_a_change_of_scale() -> None:
+    generator = torch.Generator().manual_seed(1)
+    half = by_timestep(quantile=0.5)
+    assert shares_dropped(half, torch.ones(200), batches=2000, after=100, generator=generator) == pytest.approx(0.5, abs=0.02)
+    judge = by_timestep()
+    shares_dropped(judge, torch.ones(200), batches=300, generator=generator)
+    jumped = shares_dropped(judge, torch.full((200,), 8.0), batches=2000, generator=generator)
+    assert jumped == pytest.approx(0.1, abs=0.01)  # the jump is in it: ln 8 is 23 samples above the limit
+
+
+def test_running_quantile_by_hand() -> None:
+    judge, t = by_timestep(), torch.tensor([60, 99, 60])
+    assert judge(magnitudes_at(torch.tensor([1.0, 4.0, 2.0]), t)).all()  # not warm
+    assert judge.visits_K.tolist() == [0, 3, 0, 0]
+    assert judge.limits_K[1] == pytest.approx(math.log(4.0))  # begins at the largest
+    judge(magnitudes_at(torch.tensor([4.1, 1.0, 1.0]), t))
+    assert judge.limits_K[1] == pytest.approx(math.log(4.0) + (1 - 3 * 0.1) / 3)  # η is 1/3 after three samples
+    judge.visits_K.fill_(1000)
+    limit = judge.limits_K[1].exp()
+    assert judge(magnitudes_at(limit * torch.tensor([1.01, 0.99, 1.5]), t)).tolist() == [False, True, False]
+    assert judge.limits_K[1] == pytest.approx(math.log(limit) + 0.1 * (2 - 3 * 0.1), abs=1e-6)
+    assert judge.limits_K[[0, 2, 3]].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_samples_without_a_prompt_are_kept_and_tell_the_quantile_nothing() -> None:
+    judge = by_timestep()
+    judge.visits_K.fill_(WARM_VISITS)
+    dropped = torch.tensor([True, False, False])
+    kept = judge(magnitudes_at(torch.tensor([9.0, 9.0, 0.0]), torch.tensor([0, 50, 100]), dropped))
+    assert kept.tolist() == [True, False, True]  # the third's prompt moves nothing: it is as good as none
+    assert judge.visits_K.tolist() == [WARM_VISITS, WARM_VISITS + 1, WARM_VISITS, WARM_VISITS]
+    assert judge.limits_K[[0, 2, 3]].tolist() == [0.0, 0.0, 0.0]
+    assert by_timestep()(magnitudes_at(torch.zeros(3), torch.tensor([0, 50, 100]), torch.ones(3, dtype=torch.bool))).all()
+
+
+def test_restored_quantiles_go_on() -> None:
+    first, second = by_timestep(), by_timestep()
+    generator = torch.Generator().manual_seed(2)
+    shares_dropped(first, torch.ones(200), batches=100, generator=generator)
+    second.restore(first.state().copied())
+    one, other = (
+        shares_dropped(judge, torch.ones(200), batches=50, generator=torch.Generator().manual_seed(3)) for judge in (first, second)
+    )
+    assert torch.equal(one, other)
+    assert one.sum() > 0
+    assert torch.equal(first.limits_K, second.limits_K)
+    assert torch.equal(first.visits_K, second.visits_K)
 
 
 # ---------------------------------------------------------------- anti-gradient control
@@ -129,6 +226,9 @@ def test_rule_becomes_the_filter() -> None:
     assert open_batch_filter(MagnitudeRule(kind="magnitude"))(model) == MagnitudeFilter(None, QUANTILE)
     assert open_batch_filter(MagnitudeRule(kind="magnitude", quantile=0.5))(model) == MagnitudeFilter(None, 0.5)
     assert open_batch_filter(MagnitudeRule(kind="magnitude", threshold=2.0))(model) == MagnitudeFilter(2.0)
+    by_bin = open_batch_filter(MagnitudeRule(kind="magnitude", by_timestep=True, quantile=0.8))(model)
+    assert isinstance(by_bin, TimestepMagnitudeFilter)
+    assert (by_bin.quantile, len(by_bin.limits_K), by_bin.limits_K.device) == (0.8, 20, model.device)
     agc = open_batch_filter(AntiGradientRule(kind="anti_gradient", scale=2.0))(model)
     assert isinstance(agc, AntiGradientFilter)
     assert (agc.scale, agc.decay, len(agc.bank_T)) == (2.0, 0.8, 1000)
