@@ -20,6 +20,7 @@ QUANTILE_GAIN: Final = 0.1  # a sample above its limit moves it by 9 %, one belo
 WARM_VISITS: Final = 50  # before which a bin's quantile is not known well enough to drop by
 AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
 AGC_DECAY: Final = 0.8  # γ
+NEAR: Final = 2  # a filter's verdict on a sample that is kept, and whose film is to be shown changed at its next visit
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class BatchFilter(Protocol):
     """Which samples of a batch count; one that has a state is Resumable."""
 
     def __call__(self, batch: JudgedBatch) -> Tensor:
-        """A boolean keep mask, B."""
+        """A keep mask, B: boolean, or of whole numbers where some are NEAR."""
         ...
 
 
@@ -106,27 +107,43 @@ class AntiGradientFilter:
     """Drops samples whose loss is far below what their timestep usually has: λ l < b[t] (anti-gradient control, Liu et al. 2024).
 
     Afterwards each sample in order, kept or not, moves its timestep's mean: b[t] ← γ b[t] + (1−γ) l. A timestep that was never
-    visited has b = 0 and drops nothing.
+    visited has b = 0 and drops nothing. With a `margin` δ those of l/b from 1/λ to 1/λ + δ are NEAR. From the timestep `until` on
+    nothing is dropped or near, a published variant.
     """
 
-    def __init__(self, timesteps: int, device: torch.device, *, scale: float = AGC_SCALE, decay: float = AGC_DECAY) -> None:
+    def __init__(
+        self,
+        timesteps: int,
+        device: torch.device,
+        *,
+        scale: float = AGC_SCALE,
+        decay: float = AGC_DECAY,
+        margin: float | None = None,
+        until: int | None = None,
+    ) -> None:
         """An empty bank; `scale` is λ, `decay` is γ."""
         self.scale = scale
         self.decay = decay
+        self.margin = margin
+        self.until = until
         self.bank_T = torch.zeros(timesteps, device=device)
 
     def __call__(self, batch: JudgedBatch) -> Tensor:
         """Judge the batch by the bank as it was before, then update it; nothing is read from the device."""
         t_B, losses_B = batch.timesteps_B, batch.losses_B
         before_B = self.bank_T[t_B]
-        kept_B = self.scale * losses_B >= before_B
+        limit_B = before_B if self.until is None else before_B * (t_B < self.until)
+        kept_B = self.scale * losses_B >= limit_B
         # The same timestep may come several times: after c updates b is γ^c b plus each (1−γ) l times γ for every later one.
         same_BB = t_B[:, None] == t_B[None, :]
         later_B = same_BB.triu(1).sum(1)
         moved_B = (1 - self.decay) * self.decay**later_B * losses_B
         # All samples of one timestep compute, and write, the same number.
         self.bank_T[t_B] = self.decay ** same_BB.sum(1) * before_B + (same_BB * moved_B[None, :]).sum(1)
-        return kept_B
+        if self.margin is None:
+            return kept_B
+        near_B = kept_B & (self.scale * losses_B < (1 + self.scale * self.margin) * limit_B)
+        return torch.where(near_B, NEAR, kept_B.long())
 
     def state(self) -> State:
         """The bank."""
@@ -142,7 +159,14 @@ def open_batch_filter(rule: MagnitudeRule | AntiGradientRule) -> Callable[[Model
 
     def open_for(model: Model) -> BatchFilter:
         if rule.kind == "anti_gradient":
-            return AntiGradientFilter(len(model.alphas_cumprod), model.device, scale=rule.scale, decay=rule.decay)
+            return AntiGradientFilter(
+                len(model.alphas_cumprod),
+                model.device,
+                scale=rule.scale,
+                decay=rule.decay,
+                margin=rule.augment_margin,
+                until=rule.until_timestep,
+            )
         quantile = QUANTILE if rule.quantile is None else rule.quantile
         if rule.by_timestep:
             return TimestepMagnitudeFilter(len(model.alphas_cumprod), model.device, quantile)

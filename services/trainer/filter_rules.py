@@ -54,6 +54,15 @@ class AntiGradientRule(StrictSpec):
         description="A sample is left out where this times its loss is below the mean: 1.25 below 80 %, 2 (for pixels) below half.",
     )
     decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
+    until_timestep: int | None = Field(
+        default=None, ge=1, le=1000, description="From this timestep on nothing is left out; a published variant has 600. null judges all."
+    )
+    augment_margin: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        description="Films whose loss is less than this share of the mean above the limit come changed next time; 0.1. null changes none.",
+    )
 
 
 FilterRule = Annotated[MagnitudeRule | AntiGradientRule, Field(discriminator="kind")]

@@ -97,23 +97,22 @@ class Ensemble:
 
     def close_round(self, states: Iterable[State]) -> None:
         """Average the shards' runs, which come in order and one at a time; count, and let patients move."""
-        visits_N, skips_N = (np.zeros(len(self.shards_N), dtype=np.int64) for _ in range(2))
+        counted = SkipCounts(self.films)
 
         def weighted() -> Iterable[tuple[State, int]]:
             for shard, state in enumerate(states):
                 rows = np.flatnonzero(self.shards_N == shard)
                 kept = state.part("loss")
                 if "skips" in kept.facts:
-                    counted = kept.part("skips").tensors
-                    visits_N[rows], skips_N[rows] = counted["visits"].cpu().numpy(), counted["skips"].cpu().numpy()
+                    counted.include(rows, kept.part("skips"))
                 yield state, len(rows)
 
         self.averaged = average_states(weighted(), factored=self._factored)
-        self.skips.visits_N += torch.from_numpy(visits_N).to(self.skips.visits_N)
-        self.skips.skips_N += torch.from_numpy(skips_N).to(self.skips.skips_N)
+        self.skips.include(np.arange(len(self.shards_N)), counted.state())
         self.round += 1
         self.before_N = self.shards_N
         if self.rule.redistribute is not None and self.rule.moves_after(self.round):
+            visits_N, skips_N = counted.visits_N.numpy(), counted.skips_N.numpy()
             self.shards_N, _ = redistribute(self.shards_N, self.films.patients, visits_N, skips_N, self.rule.redistribute)
             moved = np.flatnonzero(self.shards_N != self.before_N)
             rounds = np.full_like(moved, self.round)
@@ -184,7 +183,7 @@ def train_ensemble(
     `recipe.steps` are those of all shards together: as many samples are seen as by `train_denoiser` with the same recipe.
     `on_step` is told the step (of all shards), of how many, "denoiser", and the loss.
     """
-    ensemble = Ensemble(films, recipe, rule, SkipCounts(films, model.device) if skips is None else skips)
+    ensemble = Ensemble(films, recipe, rule, SkipCounts(films) if skips is None else skips)
     total = rule.shards * (recipe.steps // rule.shards)
     states: list[State | None] = [None] * rule.shards
     while not ensemble.is_over:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.batch_filters import (
+    NEAR,
     QUANTILE,
     TIMESTEPS_PER_BIN,
     WARM_VISITS,
@@ -179,6 +180,39 @@ def test_anti_gradient_filter_equals_the_loop(scale: float, decay: float) -> Non
     assert 100 < sum(not kept for row in decided for kept in row) < 700
 
 
+def test_samples_just_above_the_limit_are_near() -> None:
+    """λ = 1.25 and δ = 0.1: of the mean 0.2, below 0.16 is left out, below 0.18 is near; a timestep without a mean has no limit."""
+    agc = AntiGradientFilter(1000, torch.device("cpu"), margin=0.1)
+    assert agc(losses_at([1.0] * 6, [1, 2, 3, 4, 5, 6])).tolist() == [1] * 6
+    verdicts = agc(losses_at([0.159, 0.161, 0.179, 0.181, 5.0, 0.161], [1, 2, 3, 4, 5, 900]))
+    assert verdicts.tolist() == [0, NEAR, NEAR, 1, 1, 1]
+    assert agc.bank_T[:7].tolist() == pytest.approx([0.0, 0.1918, 0.1922, 0.1958, 0.1962, 1.16, 0.2], rel=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.1, 1.0])
+def test_margin_changes_neither_mask_nor_bank(margin: float) -> None:
+    generator = np.random.default_rng(1)
+    plain, marking = AntiGradientFilter(10, torch.device("cpu")), AntiGradientFilter(10, torch.device("cpu"), margin=margin)
+    verdicts = []
+    for _ in range(60):
+        batch = losses_at(generator.gamma(2.0, 0.1, 16).tolist(), generator.integers(0, 10, 16).tolist())
+        before = plain.bank_T[batch.timesteps_B]
+        verdicts.append(marking(batch))
+        assert torch.equal(verdicts[-1] > 0, plain(batch))
+        expected = (verdicts[-1] > 0) & (batch.losses_B < (0.8 + margin) * before)
+        assert torch.equal(verdicts[-1] == NEAR, expected) or margin == 0.0
+    assert torch.equal(plain.bank_T, marking.bank_T)
+    assert bool((torch.stack(verdicts) == NEAR).any()) == (margin > 0)
+
+
+def test_late_timesteps_are_never_left_out_nor_near() -> None:
+    agc = AntiGradientFilter(1000, torch.device("cpu"), margin=0.1, until=600)
+    timesteps = [599, 600, 599, 600]
+    assert agc(losses_at([1.0, 1.0], [599, 600])).tolist() == [1, 1]
+    assert agc(losses_at([0.1, 0.1, 0.17, 0.17], timesteps)).tolist() == [0, 1, NEAR, 1]
+    assert float(agc.bank_T[599]) == float(agc.bank_T[600])
+
+
 def test_restored_bank_goes_on() -> None:
     first, second = (AntiGradientFilter(10, torch.device("cpu")) for _ in range(2))
     first(losses_at([1.0, 2.0], [3, 3]))
@@ -188,7 +222,12 @@ def test_restored_bank_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [AntiGradientRule(kind="anti_gradient", scale=1.0, decay=0.1), MagnitudeRule(kind="magnitude", quantile=0.6)]
+    "rule",
+    [
+        AntiGradientRule(kind="anti_gradient", scale=1.0, decay=0.1),
+        AntiGradientRule(kind="anti_gradient", scale=1.0, decay=0.1, augment_margin=0.5),
+        MagnitudeRule(kind="magnitude", quantile=0.6),
+    ],
 )
 def test_run_that_was_ended_goes_on_with_what_its_filter_knows(rule: AntiGradientRule | MagnitudeRule) -> None:
     def few_timesteps(count: int, _total: int, generator: torch.Generator) -> Tensor:
@@ -213,6 +252,8 @@ def test_run_that_was_ended_goes_on_with_what_its_filter_knows(rule: AntiGradien
         resumed.advance()
     assert whole_loss.skips.totals() == resumed_loss.skips.totals()
     assert whole_loss.skips.totals()["skipped_samples"] > 0
+    marks = rule.kind == "anti_gradient" and rule.augment_margin is not None
+    assert (whole_loss.skips.totals()["augmented_samples"] > 0) == marks
     one, other = whole.state().tensors, resumed.state().tensors
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
@@ -231,4 +272,7 @@ def test_rule_becomes_the_filter() -> None:
     assert (by_bin.quantile, len(by_bin.limits_K), by_bin.limits_K.device) == (0.8, 20, model.device)
     agc = open_batch_filter(AntiGradientRule(kind="anti_gradient", scale=2.0))(model)
     assert isinstance(agc, AntiGradientFilter)
-    assert (agc.scale, agc.decay, len(agc.bank_T)) == (2.0, 0.8, 1000)
+    assert (agc.scale, agc.decay, len(agc.bank_T), agc.margin, agc.until) == (2.0, 0.8, 1000, None, None)
+    agc = open_batch_filter(AntiGradientRule(kind="anti_gradient", augment_margin=0.1, until_timestep=600))(model)
+    assert isinstance(agc, AntiGradientFilter)
+    assert (agc.margin, agc.until) == (0.1, 600)

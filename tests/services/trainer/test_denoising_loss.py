@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.trainer.batch_filters import JudgedBatch, MagnitudeFilter
+from services.trainer.batch_filters import NEAR, AntiGradientFilter, JudgedBatch, MagnitudeFilter, open_batch_filter
 from services.trainer.caption_transforms import InsertedWords, NowAndThen, OneOfSeveral, meaningless_words
 from services.trainer.denoising_loss import (
     DenoisingLoss,
@@ -24,6 +24,7 @@ from services.trainer.denoising_loss import (
     denoiser_parameters,
     min_snr_weights,
 )
+from services.trainer.filter_rules import AntiGradientRule, MagnitudeRule
 from services.trainer.timesteps import u_shaped_timesteps, uniform_timesteps
 from services.trainer.training_set import TrainingSet
 from services.trainer.training_spec import TrainingSpec
@@ -187,6 +188,83 @@ def test_dropped_samples_have_no_gradient() -> None:
         gradients.append([p.grad for p in model.unet.parameters()])
         assert loss.skips.totals()["skipped_samples"] == int((~unconditional).sum())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+class Nearness(AntiGradientFilter):
+    """Keeps everything, and calls the films of these turns' batches near; notes what the denoiser was trained on."""
+
+    def __init__(self, *near: list[bool]) -> None:
+        super().__init__(1000, torch.device("cpu"), margin=0.1)
+        self.turns = iter(near)
+
+    def __call__(self, batch: JudgedBatch) -> Tensor:
+        return torch.where(torch.tensor(next(self.turns)), NEAR, torch.ones(len(batch.losses_B), dtype=torch.int64))
+
+
+def latents_of(
+    model: Model, recipe: Recipe, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Tensor], DenoisingLoss, list[int]]:
+    """z_0 of the films in order, batch by batch, each film once in each; and how many films were encoded each time."""
+    loss, latents, encoded = DenoisingLoss(model, films((1, 1, 1, 1)), recipe), [], []
+    of, to = loss._latents, model.to_latents
+
+    def order(rows_B: np.ndarray, changed: np.ndarray) -> Tensor:
+        z_0 = of(rows_B, changed)
+        latents.append(z_0[np.argsort(rows_B)])
+        return z_0
+
+    monkeypatch.setattr(loss, "_latents", order)
+    monkeypatch.setattr(model, "to_latents", lambda images: encoded.append(len(images)) or to(images))
+    for _ in range(batches):
+        loss(0)
+    return latents, loss, encoded
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_marked_films_are_changed_at_their_next_visit_alone(cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody, two = [False] * 4, [True, False, True, False]
+    recipe = replace(RECIPE, cache_latents=cached, batch_filter=lambda _model: Nearness(nobody, two, nobody, nobody))
+    plain = cache_latents(tiny_model(), films((1, 1, 1, 1)))
+    seen, loss, encoded = latents_of(tiny_model(), recipe, 4, monkeypatch)
+    deck = films((1, 1, 1, 1)).visits(4, np.random.default_rng([recipe.seed, 2]))
+    marked = sorted([next(deck) for _ in range(2)][1][two].tolist())
+    for turn, z_0 in enumerate(seen):
+        changed = [film for film in range(4) if float((z_0[film] - plain[film]).abs().max()) > 1e-3]
+        assert changed == (marked if turn == 2 else []), turn
+    assert encoded == ([2] if cached else [4, 4, 4, 4])  # one film a marked visit, where latents are kept
+    assert loss.skips.augmented_N.tolist() == [int(film in marked) for film in range(4)]
+    again, _, _ = latents_of(tiny_model(), recipe, 4, monkeypatch)
+    assert all(torch.equal(one, other) for one, other in zip(again, seen, strict=True))
+
+
+def test_film_that_comes_twice_is_changed_once() -> None:
+    model = tiny_model()
+    one = TrainingSet(films().images_NHW[:1], PROMPTS[:1], np.array([4]))
+    loss = DenoisingLoss(model, one, replace(RECIPE, batch_filter=lambda _model: Nearness([True] * 4, [False] * 4, [False] * 4)))
+    for augmented in (0, 1, 1):
+        loss(0)
+        assert loss.skips.totals()["augmented_samples"] == augmented
+
+
+def test_without_a_margin_nothing_is_marked_or_drawn() -> None:
+    for rule in (AntiGradientRule(kind="anti_gradient"), MagnitudeRule(kind="magnitude")):
+        loss = DenoisingLoss(tiny_model(), films(), replace(RECIPE, batch_filter=open_batch_filter(rule)))
+        assert loss.marked is None
+        assert not any(name.startswith("marks") for name in loss.state().tensors)
+
+
+def test_margin_that_nothing_meets_changes_no_weight() -> None:
+    """Marks cost no random number of any other stream: with a margin so small that none is near, weights are those of AGC alone."""
+    trained = []
+    for margin in (None, 1e-9):
+        model, rule = tiny_model(), AntiGradientRule(kind="anti_gradient", scale=1.0, decay=0.1, augment_margin=margin)
+        recipe = replace(RECIPE, timesteps=at(500), batch_filter=open_batch_filter(rule))
+        loss = DenoisingLoss(model, films(), recipe)
+        optimise(all_parameters(model), loss, recipe.optimisation)
+        assert loss.skips.totals()["augmented_samples"] == 0
+        assert loss.skips.totals()["skipped_samples"] > 0
+        trained.append(torch.cat([p.detach().flatten() for p in model.unet.parameters()]))
+    assert torch.equal(*trained)
 
 
 def test_timestep_density_decides_the_noise_level() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from services.trainer.skip_counts import SKIPPED_BATCHES, SKIPS_NAME, SkipCounts
 from shared.diffusion.checkpoints import State
@@ -24,9 +23,9 @@ FILMS = replace(films(), records=np.array([10, 11, 12, 13]))
 
 def counted() -> SkipCounts:
     """Film 3 three times, once skipped; film 1 once and skipped; film 0 once and kept; film 2 never."""
-    counts = SkipCounts(FILMS, torch.device("cpu"))
-    counts.add(np.array([3, 1, 3]), torch.tensor([True, False, False]))
-    counts.add(np.array([0, 3]), torch.tensor([True, True]))
+    counts = SkipCounts(FILMS)
+    counts.add(np.array([3, 1, 3]), np.array([True, False, False]))
+    counts.add(np.array([0, 3]), np.array([True, True]), np.array([3]))
     return counts
 
 
@@ -34,28 +33,44 @@ def test_counts_are_by_film() -> None:
     counts = counted()
     assert counts.visits_N.tolist() == [1, 1, 0, 3]
     assert counts.skips_N.tolist() == [0, 1, 0, 1]
-    assert counts.totals() == {"visited_samples": 5, "skipped_samples": 2, "skipped_films": 2}
+    assert counts.totals() == {"visited_samples": 5, "skipped_samples": 2, "skipped_films": 2, "augmented_samples": 1}
 
 
 def test_table_names_records_most_skipped_first(tmp_path: Path) -> None:
     counted().write(tmp_path)
-    assert pq.read_table(tmp_path / SKIPS_NAME).to_pydict() == {"record": [11, 13, 10], "visits": [1, 3, 1], "skips": [1, 1, 0]}
+    columns = pq.read_table(tmp_path / SKIPS_NAME).to_pydict()
+    assert columns == {
+        "record": [11, 13, 10],
+        "visits": [1, 3, 1],
+        "skips": [1, 1, 0],
+        "augmented": [0, 1, 0],
+    }
 
 
 def test_restored_counts_go_on() -> None:
     kept = counted().state().copied()
-    other = SkipCounts(FILMS, torch.device("cpu"))
+    other = SkipCounts(FILMS)
     other.restore(State(kept.tensors, json.loads(json.dumps(kept.facts))))
-    other.add(np.array([2]), torch.tensor([False]))
+    other.add(np.array([2]), np.array([False]))
     assert other.visits_N.tolist() == [1, 1, 1, 3]
     assert other.skips_N.tolist() == [0, 1, 1, 1]
+    assert other.augmented_N.tolist() == [0, 0, 0, 1]
+
+
+def test_counts_of_parts_of_the_films_add_up() -> None:
+    whole, part = counted(), SkipCounts(FILMS.subset(np.array([2, 0])))
+    part.add(np.array([0, 1, 0]), np.array([True, False, False]), np.array([1]))
+    whole.include(np.array([2, 0]), part.state())
+    assert whole.visits_N.tolist() == [2, 1, 2, 3]
+    assert whole.skips_N.tolist() == [1, 1, 1, 1]
+    assert whole.augmented_N.tolist() == [1, 0, 0, 1]
 
 
 def test_filter_that_keeps_nothing_for_long_ends_the_training() -> None:
-    counts, nothing = SkipCounts(FILMS, torch.device("cpu")), torch.tensor([False])
+    counts, nothing = SkipCounts(FILMS), np.array([False])
     for _ in range(SKIPPED_BATCHES - 1):
         counts.add(np.array([0]), nothing)
-    counts.add(np.array([0]), torch.tensor([True]))
+    counts.add(np.array([0]), np.array([True]))
     for _ in range(SKIPPED_BATCHES - 1):
         counts.add(np.array([0]), nothing)
     with pytest.raises(InvalidRequestError, match="kept nothing of 100 batches") as raised:

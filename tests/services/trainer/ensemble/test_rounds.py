@@ -89,7 +89,7 @@ def nothing(*_facts: Any) -> None:
 def plainly(wishes: Recipe) -> tuple[Model, SkipCounts, dict[str, Tensor]]:
     model = tiny_model()
     torch.manual_seed(5)
-    skips = SkipCounts(films(), model.device)
+    skips = SkipCounts(films())
     deltas = train_denoiser(model, films(), wishes, nothing, skips=skips)
     return model, skips, deltas
 
@@ -120,7 +120,7 @@ def test_one_shard_is_plain_training_bit_for_bit(changed: dict[str, Any], rounds
 
 def test_shards_see_their_own_films_alone_and_as_many_samples_as_plain_training() -> None:
     wishes, asked = recipe(**WITH_CONTROL), rule()
-    ensemble = Ensemble(films(), wishes, asked, SkipCounts(films(), torch.device("cpu")))
+    ensemble = Ensemble(films(), wishes, asked, SkipCounts(films()))
     first, second = ensemble.tasks()
     assert sorted([*first.rows, *second.rows]) == list(range(FILMS))
     assert not set(films().patients[first.rows]) & set(films().patients[second.rows])
@@ -133,7 +133,7 @@ def test_shards_see_their_own_films_alone_and_as_many_samples_as_plain_training(
 
 
 def test_steps_are_dealt_to_rounds_evenly_and_none_is_empty() -> None:
-    ensemble = Ensemble(films(), recipe(steps=17), rule(rounds=3), SkipCounts(films(), torch.device("cpu")))
+    ensemble = Ensemble(films(), recipe(steps=17), rule(rounds=3), SkipCounts(films()))
     spans = []
     while not ensemble.is_over:
         spans.append([(task.begins, task.ends) for task in ensemble.tasks()])
@@ -167,7 +167,7 @@ class Rounds:
         self.states: dict[int, State] = {}
 
     def _fresh(self) -> Ensemble:
-        return Ensemble(films(), self.wishes, self.asked, SkipCounts(films(), torch.device("cpu")))
+        return Ensemble(films(), self.wishes, self.asked, SkipCounts(films()))
 
     def train(self, order: Callable[[list[Any]], Any], *, break_at: int | None = None) -> Model:
         """All rounds; with `break_at`, each shard's run is dropped at this step of its own and goes on from its state."""
@@ -214,7 +214,7 @@ def test_patients_whose_samples_are_left_out_change_places_after_the_third_round
             return torch.ones(len(batch.losses_B), dtype=torch.bool)
 
     wishes, asked = recipe(steps=32, batch_filter=lambda _model: LeaveOut()), rule(rounds=4, redistribute=0.25)
-    ensemble = Ensemble(wanted, wishes, asked, SkipCounts(wanted, torch.device("cpu")))
+    ensemble = Ensemble(wanted, wishes, asked, SkipCounts(wanted))
     dealt = ensemble.shards_N.copy()
     model = tiny_model()
     states: dict[int, State] = {}
@@ -271,6 +271,6 @@ def test_filter_optimiser_and_rates_go_on_over_rounds() -> None:
 
 
 def test_ensemble_that_learnt_nothing_is_no_model() -> None:
-    ensemble = Ensemble(films(), recipe(), rule(), SkipCounts(films(), torch.device("cpu")))
+    ensemble = Ensemble(films(), recipe(), rule(), SkipCounts(films()))
     with pytest.raises(ValueError, match="learnt nothing"):
         ensemble.finish(tiny_model(), recipe())
