@@ -66,11 +66,11 @@ def keep(name: str, *, seed: int, settings: dict[str, Any], figures: Any) -> Pat
     return path
 
 
-def tell(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], path: Path) -> None:
-    """Print the table and where the figures lie."""
+def tell(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], path: Path, width: int = WIDTH) -> None:
+    """Print the table and where the figures lie; where there is no terminal, as wide as said."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else width)
     console.print(table)
     console.print(f"figures: {path}")
