@@ -19,16 +19,24 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from services.trainer import text_pretraining, training
 from services.trainer.activation_memory import Networks
 from services.trainer.architectures import build_tiny
+from services.trainer.caption_transforms import all_texts, mean_captions
 from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
+from services.trainer.deduplication import Dropped
 from services.trainer.denoising_loss import Recipe
+from services.trainer.ensemble.ensemble_jobs import Desk, clear_away_shards, train_in_rounds
+from services.trainer.ensemble.move_log import write_moves
+from services.trainer.ensemble.rounds import Ensemble
+from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.finished_parts import FinishedParts
 from services.trainer.parameters.deltas import write_deltas
 from services.trainer.preflight import Estimate, require_memory
+from services.trainer.preparation import prepare
 from services.trainer.prompt_window import count_long_prompts
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.text_pretraining import train_text_encoder
@@ -47,6 +55,7 @@ from shared.diffusion.ranks import ALONE, Ranks
 from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError, UnavailableError
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext
+from shared.jobs.records import JobStore
 from shared.storage import ObjectStore, open_store
 from shared.storage.patience import STORE_PATIENCE, PatientStore
 from shared.telemetry import get_logger, lethe_version
@@ -63,7 +72,7 @@ def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
     with closing(open_store(context.settings)) as store:
         attempt = _Attempt(context, TrainingSpec.model_validate(context.spec), store, ranks)
         with attempt.scratch_folder():
-            attempt.clear_away(context.cancelled_siblings())
+            attempt.clear_away(context.ended_siblings())
             try:
                 manifest = attempt.run()
             except JobCancelledError:
@@ -85,7 +94,9 @@ class _Attempt:
         self.store = store
         self.patient_store = PatientStore(store, limit=STORE_PATIENCE, check=context.check_cancelled)
         self.catalog = Catalog(self.patient_store, home / "cache")
+        self.dropped: Dropped | None = None
         self.skips: SkipCounts | None = None
+        self.moves: NDArray[np.int64] | None = None
         self.deltas: dict[str, torch.Tensor] = {}
         self.model_id = context.id.replace("job_", "mdl_", 1)
 
@@ -104,24 +115,32 @@ class _Attempt:
             require_memory(Estimate.of(dataset, folder, available_device()), self.spec)
         progress = Progress(self.context, total=sum(steps_of_phases(self.spec).values()))
         self.context.report(0, progress.total, "reading the films")
-        films = read_training_set(dataset, self.catalog)
-        torch.manual_seed(self.spec.seed)
-        np.random.seed(self.spec.seed % 2**32)  # noqa: NPY002 - libraries draw from it
-        random.seed(self.spec.seed)
-        model = self._model(films, dataset, base)
-        metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())}
+        prepared = prepare(read_training_set(dataset, self.catalog), self.spec)
+        films, self.dropped = prepared.films, prepared.dropped
+        if self.dropped is not None and self.dropped.clusters_across_patients and self.ranks.leads:
+            _LOG.warning("films of several patients show the same picture", **self.dropped.totals())
+        model = open_model(self.spec, films, dataset, base, self.catalog)
+        metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())} | prepared.metrics
         metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
+        for rule in self.spec.captions:
+            if rule.kind == "multiple":
+                metrics["captions_per_film"] = mean_captions(model, films.prompts, rule.count)
         if self.spec.batch_filter is not None:
             self.skips = SkipCounts(films)
         metrics |= self._learn(model, films, progress)
         if self.skips is not None:
             metrics |= self.skips.totals()
+        if (rule := self.spec.ensemble) is not None:
+            metrics |= {"shards": rule.shards, "rounds": rule.rounds, "moved_films": len(self.moves) if self.moves is not None else 0}
         return self._commit(model, metrics, dataset, base, progress)
 
     def clear_away(self, job_ids: list[str]) -> None:
         """Remove the checkpoints of jobs that ended; what cannot be removed now waits for another training."""
         if not self.ranks.leads:
             return
+        with closing(JobStore(self.context.settings.sql_url)) as records:
+            for job_id in job_ids:
+                clear_away_shards(records, self.store, job_id)
         try:
             for job_id in job_ids:
                 self._checkpoints(self.store, job_id).remove()
@@ -139,14 +158,6 @@ class _Attempt:
             yield
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
-
-    def _model(self, films: TrainingSet, dataset: DatasetManifest, base: ModelManifest | None) -> Model:
-        """The base, or random weights."""
-        if base is None:
-            return replace(build_tiny(films.prompts, dataset.image_size), device=torch.device(available_device()))
-        model = Model.load(self.catalog.fetch(base), key=base.digest, device=available_device())
-        _require_size(model, dataset)
-        return model
 
     def _learn(self, model: Model, films: TrainingSet, progress: Progress) -> dict[str, Any]:
         """All phases, from the last checkpoint on; answers what came of them."""
@@ -179,7 +190,11 @@ class _Attempt:
                 )
             phases.train(
                 "denoiser",
-                lambda kept: self.deltas.update(train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks, self.skips)),
+                lambda kept: self.deltas.update(
+                    train_denoiser(model, films, Recipe.of(spec), progress, kept, self.ranks, self.skips)
+                    if spec.ensemble is None
+                    else self._train_ensemble(model, films, spec.ensemble, checkpoints, progress)
+                ),
                 images_per_step=spec.batch_size * spec.gradient_accumulation,
                 look=look,
             )
@@ -189,6 +204,17 @@ class _Attempt:
                 if not uploads.wait(LAST_UPLOADS_SECONDS):
                     _LOG.warning("the last curves and strips were not written in time")
         return _metrics(model, spec, progress)
+
+    def _train_ensemble(
+        self, model: Model, films: TrainingSet, rule: EnsembleRule, checkpoints: TrainingCheckpoints, progress: Progress
+    ) -> dict[str, torch.Tensor]:
+        """The denoiser by several that are averaged; answers what was learnt by numbers that the weights do not show."""
+        recipe = Recipe.of(self.spec)
+        ensemble = Ensemble(films, recipe, rule, SkipCounts(films) if self.skips is None else self.skips)
+        desk = Desk(self.context, self.spec, self.store, checkpoints, progress, partial(self._checkpoints, self.patient_store))
+        train_in_rounds(desk, ensemble)
+        self.moves = ensemble.moves_M4
+        return ensemble.finish(model, recipe)
 
     def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:
         """What is done between the denoiser's steps beside keeping them."""
@@ -222,8 +248,12 @@ class _Attempt:
         with tempfile.TemporaryDirectory(dir=self.scratch, prefix="model-") as folder:
             model.save(Path(folder))
             write_deltas(Path(folder), self.deltas)
+            if self.dropped is not None:
+                self.dropped.write(Path(folder))
             if self.skips is not None:
                 self.skips.write(Path(folder))
+            if self.moves is not None:
+                write_moves(Path(folder), self.moves)
             self.context.check_cancelled()
             return self.catalog.commit(manifest, Path(folder))
 
@@ -259,7 +289,20 @@ class _Phases:
 def steps_of_phases(spec: TrainingSpec) -> dict[str, int]:
     """How many steps each phase takes; with a base there is only the last one."""
     first = {"autoencoder": training.AUTOENCODER_STEPS, "text encoder": text_pretraining.STEPS} if spec.base is None else {}
-    return first | {"denoiser": spec.steps}
+    shards = spec.ensemble.shards if spec.ensemble is not None else 1
+    return first | {"denoiser": spec.steps // shards * shards}
+
+
+def open_model(spec: TrainingSpec, films: TrainingSet, dataset: DatasetManifest, base: ModelManifest | None, catalog: Catalog) -> Model:
+    """The base, or random weights; the generators that nobody passes around begin at the spec's seed."""
+    torch.manual_seed(spec.seed)
+    np.random.seed(spec.seed % 2**32)  # noqa: NPY002 - libraries draw from it
+    random.seed(spec.seed)
+    if base is None:
+        return replace(build_tiny(all_texts(films.prompts, spec.captions), dataset.image_size), device=torch.device(available_device()))
+    model = Model.load(catalog.fetch(base), key=base.digest, device=available_device())
+    _require_size(model, dataset)
+    return model
 
 
 def read_training_set(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet:
@@ -302,7 +345,7 @@ def _metrics(model: Model, spec: TrainingSpec, progress: Progress) -> dict[str, 
     return first | {
         "loss": progress.mean_loss("denoiser"),
         "seconds": progress.seconds,
-        "steps_per_second": spec.steps / progress.seconds_of("denoiser"),
+        "steps_per_second": steps_of_phases(spec)["denoiser"] / progress.seconds_of("denoiser"),
         "parameters": sum(p.numel() for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()),
         "method": spec.parameters.kind,
         "trainable_parameters": learnt,

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from services.trainer.caption_rules import CaptionRule, require_sound_order
+from services.trainer.deduplication_rules import Deduplication
+from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.filter_rules import FilterRule
 from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from shared.http.bodies import Seed, StrictSpec
@@ -87,6 +89,9 @@ class TrainingSpec(StrictSpec):
         default=FullParameters(),
         description="Which parameters learn; all kinds but full, and full by block, need a base and a frozen text encoder.",
     )
+    deduplicate: Deduplication | None = Field(
+        default=None, description="Drop films that show the same picture, repeats, and films of one patient beyond a cap; null keeps all."
+    )
     captions: list[CaptionRule] = Field(
         default=[], max_length=6, description="What is done to captions, in this order, each kind once; scrub and multiple come first."
     )
@@ -94,7 +99,11 @@ class TrainingSpec(StrictSpec):
     timesteps: Literal["uniform", "u_shaped"] = Field(
         default="uniform", description="Which noise levels are drawn: all alike, or those in the middle less."
     )
-    ensemble: None = Field(default=None, description="A schedule of several models; none is known yet.")
+    ensemble: EnsembleRule | None = Field(
+        default=None,
+        description="Several models that learn apart and are averaged, in the denoiser's place; `steps` are those of all together. "
+        "null trains one.",
+    )
 
     @field_validator("parameters")
     @classmethod
@@ -120,6 +129,23 @@ class TrainingSpec(StrictSpec):
         parallel: DataParallel | None = info.data.get("data_parallel")
         if rule is not None and parallel is not None and parallel.ranks > 1:
             raise ValueError("a batch filter judges whole batches, and ranks see shares of them; set data_parallel.ranks to 1")
+        return rule
+
+    @field_validator("ensemble")
+    @classmethod
+    def _require_rounds_of_steps(cls, rule: EnsembleRule | None, info: ValidationInfo) -> EnsembleRule | None:
+        """Each shard takes a step in each round, alone, with nothing to look at before a round's end."""
+        if rule is None:
+            return None
+        if (steps := info.data.get("steps")) is not None and steps < rule.shards * rule.rounds:
+            raise ValueError(f"{rule.shards} shards of {rule.rounds} rounds take {rule.shards * rule.rounds} steps or more")
+        if rule.redistribute is not None and "batch_filter" in info.data and info.data["batch_filter"] is None:
+            raise ValueError("patients move by how often a batch filter leaves them out; give a batch_filter, or redistribute null")
+        parallel: DataParallel | None = info.data.get("data_parallel")
+        if parallel is not None and parallel.ranks > 1:
+            raise ValueError("shards learn in processes of their own, and share no batches; set data_parallel.ranks to 1")
+        if info.data.get("validation") is not None:
+            raise ValueError("strips are drawn between a run's steps, and an ensemble's model is there after the last round; validate none")
         return rule
 
     def without_prompts(self) -> dict[str, Any]:

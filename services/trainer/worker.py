@@ -37,6 +37,13 @@ def run_training(context: JobContext) -> dict[str, Any]:
     return train(context)
 
 
+def run_shard(context: JobContext) -> dict[str, Any]:
+    """Take a shard's part of an ensemble's round."""
+    from services.trainer.ensemble.shard_jobs import run_shard as learn
+
+    return learn(context)
+
+
 def run_import(context: JobContext) -> dict[str, Any]:
     """Import a model; loads the tensor libraries too."""
     from services.trainer.model_import import run_import as import_folder
@@ -44,7 +51,7 @@ def run_import(context: JobContext) -> dict[str, Any]:
     return import_folder(context)
 
 
-HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training, "import": run_import}
+HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training, "shard": run_shard, "import": run_import}
 
 if __name__ == "__main__":
     sys.exit(run_worker("trainer", HANDLERS))

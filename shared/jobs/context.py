@@ -104,9 +104,9 @@ class JobContext:
         """Whether the record says that this attempt is over, asked now."""
         return self._read() is None
 
-    def cancelled_siblings(self) -> list[str]:
-        """Ids of the newest jobs of this kind that were cancelled: a queued one had no process to clear up after it."""
-        return [job.id for job in self._store.list(kinds=[self.kind]) if job.state == "cancelled"]
+    def ended_siblings(self) -> list[str]:
+        """Ids of the newest jobs of this kind that ended without a result: some had no process any more to clear up after them."""
+        return [job.id for job in self._store.list(kinds=[self.kind]) if job.state in {"cancelled", "failed"}]
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -61,7 +61,7 @@ class Executor(Protocol):
 
     def map(
         self, job_ids: Iterable[str], *, at_once: int | None = None, between: Callable[[Collection[str]], None] = lambda _running: None
-    ) -> Iterator[tuple[str, int]]:
+    ) -> Generator[tuple[str, int], None, None]:
         """Run claimed jobs, as many at a time as there are free slots, or `at_once`; yields id and exit code of each as it ends.
 
         `between` is told of the running ones at each look, and may raise to stop. A caller that stops listening ends those that run.

@@ -164,6 +164,12 @@ class JobStore:
                 wanted = wanted.where(or_(JOBS.c.created < created, and_(JOBS.c.created == created, JOBS.c.id < before)))
             return [_job_of(row) for row in connection.execute(wanted)]
 
+    def unsettled(self, *, kinds: Collection[str]) -> Sequence[Job]:
+        """All jobs of these kinds that wait or run."""
+        wanted = select(JOBS).where(JOBS.c.kind.in_(kinds), JOBS.c.state.in_(["queued", "running"])).order_by(JOBS.c.created, JOBS.c.id)
+        with self._reading() as connection:
+            return [_job_of(row) for row in connection.execute(wanted)]
+
     def events_since(self, job_id: str, sequence: int = 0) -> Sequence[JobEvent]:
         """The kept events of a job after number `sequence`, oldest first."""
         wanted = select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.sequence > sequence).order_by(EVENTS.c.sequence)
