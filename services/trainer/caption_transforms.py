@@ -7,13 +7,13 @@ that no prompt of the data set and no name of a finding holds, and no side, view
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from services.trainer.caption_rules import EmbeddingNoise, MultipleCaptions, RandomCaption, RandomTokens, Scrub, WordRepetition
+from services.trainer.caption_rules import CaptionRule, EmbeddingNoise, MultipleCaptions, Scrub
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError
 from shared.imaging.captions import captions_of
@@ -79,9 +79,7 @@ class OneOfSeveral:
         return several[int(generator.integers(len(several)))]
 
 
-def open_caption_transform(
-    rule: RandomCaption | RandomTokens | WordRepetition | MultipleCaptions | EmbeddingNoise | Scrub,
-) -> OpenTransform | None:
+def open_caption_transform(rule: CaptionRule) -> OpenTransform | None:
     """What makes the transform that a training job asks for; None of rules that change nothing from visit to visit, or no caption."""
     if isinstance(rule, EmbeddingNoise | Scrub):
         return None
@@ -105,6 +103,21 @@ def make_captions(model: Model, prompts: Sequence[str], count: int) -> dict[str,
         lengths = model.count_tokens(others) if others else []
         captions[prompt] = [made[0], *(other for other, length in zip(others, lengths, strict=True) if length <= model.token_limit)]
     return captions
+
+
+def mean_captions(model: Model, prompts: Sequence[str], count: int) -> float:
+    """Of how many captions a film's is chosen, on average over films."""
+    captions = make_captions(model, prompts, count)
+    return sum(len(captions[prompt]) for prompt in prompts) / len(prompts)
+
+
+def all_texts(prompts: Sequence[str], rules: Sequence[CaptionRule]) -> Iterator[str]:
+    """All that captions may say of films, for a tokenizer to be learnt from; random words say nothing."""
+    yield from prompts
+    for rule in rules:
+        if isinstance(rule, MultipleCaptions):
+            for prompt in prompts:
+                yield from captions_of(prompt, rule.count)[1:]
 
 
 def meaningless_words(model: Model, prompts: Sequence[str]) -> list[str]:

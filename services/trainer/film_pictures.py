@@ -22,7 +22,7 @@ from services.trainer.film_rows import FilmRows, films_of
 from services.trainer.spool import SpoolWriter, find_spooled
 from shared.errors import DatasetError
 from shared.imaging.burned_in import has_writing
-from shared.imaging.duplicates import FIT_FILMS, THUMBNAIL_PIXELS, Likeness, Pairs, close_pairs, fit_likeness, thumbnail
+from shared.imaging.duplicates import THUMBNAIL_PIXELS, Pairs, find_alike, thumbnail
 from shared.imaging.in_order import map_in_order
 from shared.imaging.pixels import DECODING_THREADS, read_picture
 from shared.imaging.png import encode_png
@@ -30,7 +30,6 @@ from shared.imaging.sources import RowProblems, SourceFilm
 
 ROWS_PER_SPOOL: Final = 1024  # what a killed registration decodes again, of films up to 256 pixels
 FILMS_AT_ONCE: Final = 64  # of a part that wait in memory
-PAIRS_CONFIRMED_AT_ONCE: Final = 4096
 _DIGEST_BYTES: Final = 32
 
 PICTURES: Final = pa.schema(
@@ -82,25 +81,7 @@ class FilmPictures:
 
     def alike(self, wanted: NDArray[np.int64]) -> Pairs:
         """Pairs among the wanted pictures (positions, in order) that look alike: near by hash, and confirmed by similarity."""
-        likeness = fit_likeness(self._sample(wanted))
-        hashes = np.concatenate([likeness.hashes(thumbnails) for thumbnails in self._thumbnails(wanted)])
-        earlier, later = (wanted[place] for place in close_pairs(hashes))
-        confirmed = self._confirmed(likeness, earlier, later)
-        return earlier[confirmed], later[confirmed]
-
-    def _confirmed(self, likeness: Likeness, earlier: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.bool_]:
-        alike = [np.empty(0, dtype=np.bool_)]
-        for start in range(0, len(earlier), PAIRS_CONFIRMED_AT_ONCE):
-            left, right = (side[start : start + PAIRS_CONFIRMED_AT_ONCE] for side in (earlier, later))
-            involved, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-            thumbnails = np.concatenate(list(self._thumbnails(involved)))
-            alike.append(likeness.similarities(thumbnails[places[: len(left)]], thumbnails[places[len(left) :]]) >= likeness.alike)
-        return np.concatenate(alike)
-
-    def _sample(self, wanted: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Films spread evenly over the set."""
-        spread = np.unique(np.linspace(0, len(wanted) - 1, min(FIT_FILMS, len(wanted))).astype(np.int64))
-        return np.concatenate(list(self._thumbnails(wanted[spread])))
+        return find_alike(self._thumbnails, wanted)
 
     def _thumbnails(self, positions: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
         """The thumbnails of ascending positions, a part at a time."""

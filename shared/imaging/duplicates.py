@@ -10,7 +10,7 @@ Shape suffixes: N films, M pairs, H height, W width, B bytes of a hash, P pixels
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,9 +30,13 @@ FIT_FILMS: Final = 2048  # that an average is made from
 FEW_FILMS: Final = 64  # fewer have no average to speak of, and are compared as they are
 FEW_SIMILARITY: Final = 0.985  # of thumbnails as they are; no two phantom films reach 0.971
 PAIRS_AT_ONCE: Final = 1 << 20
+PAIRS_CONFIRMED_AT_ONCE: Final = 4096
 
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Positions of the earlier and of the later film of each pair."""
+
+Thumbnails = Callable[[NDArray[np.int64]], Iterator[NDArray[np.uint8]]]
+"""Yields the thumbnails of films at ascending positions, some at a time."""
 
 
 def thumbnail(image_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -77,6 +81,26 @@ def fit_likeness(sample_NP: NDArray[np.uint8]) -> Likeness:
     floor = variances[-1] * 1e-4  # what hardly varies in the sample is noise, and must not be blown up
     projection_PC = directions[:, kept] / np.sqrt(np.maximum(variances[kept], max(floor, 1e-12)))
     return Likeness(np.median(_rises(sample_NP), axis=0), mean_P, projection_PC.astype(np.float32), SIMILARITY)
+
+
+def find_alike(thumbnails: Thumbnails, wanted: NDArray[np.int64]) -> Pairs:
+    """Pairs among the wanted films (positions, in order) that look alike: near by hash, and confirmed by similarity."""
+    spread = np.unique(np.linspace(0, len(wanted) - 1, min(FIT_FILMS, len(wanted))).astype(np.int64))
+    likeness = fit_likeness(np.concatenate(list(thumbnails(wanted[spread]))))
+    hashes = np.concatenate([likeness.hashes(some) for some in thumbnails(wanted)])
+    earlier, later = (wanted[place] for place in close_pairs(hashes))
+    confirmed = _confirmed(likeness, thumbnails, earlier, later)
+    return earlier[confirmed], later[confirmed]
+
+
+def _confirmed(likeness: Likeness, thumbnails: Thumbnails, earlier: NDArray[np.int64], later: NDArray[np.int64]) -> NDArray[np.bool_]:
+    alike = [np.empty(0, dtype=np.bool_)]
+    for start in range(0, len(earlier), PAIRS_CONFIRMED_AT_ONCE):
+        left, right = (side[start : start + PAIRS_CONFIRMED_AT_ONCE] for side in (earlier, later))
+        involved, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+        seen = np.concatenate(list(thumbnails(involved)))
+        alike.append(likeness.similarities(seen[places[: len(left)]], seen[places[len(left) :]]) >= likeness.alike)
+    return np.concatenate(alike)
 
 
 def close_pairs(hashes_NB: NDArray[np.uint8]) -> Pairs:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from services.trainer import text_pretraining, training, training_jobs, validation_strip
+from services.trainer.deduplication import DROPPED_NAME
 from services.trainer.denoising_loss import DenoisingLoss
 from services.trainer.parameters.deltas import DELTAS_NAME
 from services.trainer.parameters.kinds import AnyParameters
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from services.trainer.training_set import TrainingSet
     from shared.catalog import Catalog
     from tests.fixtures.models import StockedHome
     from tests.services.trainer.conftest import Jobs
@@ -95,6 +98,57 @@ def test_model_says_which_films_its_filter_left_out(context: Callable[..., JobCo
     assert (sum(table["visits"]), sum(table["skips"])) == (12, 6)
     assert metrics["skipped_films"] == sum(skips > 0 for skips in table["skips"])
     Model.load(folder, key="a")
+
+
+def test_model_says_what_was_dropped_before_anything_was_learnt(context: Callable[..., JobContext], stocked_home: StockedHome) -> None:
+    wish = {"deduplicate": {"films_per_patient": 1}, "captions": [{"kind": "scrub"}, {"kind": "multiple", "count": 5}]}
+    wish |= {"batch_filter": {"kind": "anti_gradient"}, "steps": 12}
+    result = run_training(context("training", new_id("job"), spec(stocked_home, **wish)))
+    metrics = result["metrics"]
+    with open_catalog(stocked_home.settings) as catalog:
+        folder = catalog.fetch(catalog.get("model", result["model"]))
+        films = FilmTable(catalog.fetch(stocked_home.dataset))
+    records = films.select("train", "canary")
+    patients = dict(zip(records, films.column("patient", records), strict=True))
+    dropped = pq.read_table(folder / DROPPED_NAME).to_pylist()
+    beyond = {row["record"] for row in dropped if row["reason"] == "beyond_cap"}
+    repeated = {row["record"] for row in dropped if row["reason"] == "repeats"}
+    assert len(dropped) == len(beyond) + len(repeated)
+    assert len(beyond) == metrics["dropped_beyond_cap"] == len(records) - len(set(patients.values())) > 0
+    assert repeated == set(films.select("canary")) - beyond != set()
+    assert metrics["dropped_repeats"] == 9 * len(repeated)  # canaries are shown ten times
+    assert metrics["films"] == metrics["visits_per_epoch"] == len(set(patients.values()))
+    assert metrics["scrubbed_prompts"] == 0
+    assert 1 < metrics["captions_per_film"] <= 5
+    learnt = set(pq.read_table(folder / SKIPS_NAME).column("record").to_pylist())
+    assert not learnt & beyond
+    assert len({patients[record] for record in learnt}) == len(learnt) > 10
+
+
+def test_prompts_are_scrubbed_before_a_tokenizer_is_learnt_from_them(
+    context: Callable[..., JobContext], stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "AUTOENCODER_STEPS", 1)
+    monkeypatch.setattr(text_pretraining, "STEPS", 1)
+
+    def marked(dataset: DatasetManifest, catalog: Catalog) -> TrainingSet:
+        films = read_training_set(dataset, catalog)
+        return replace(films, prompts=[f"___ {prompt}" for prompt in films.prompts])
+
+    monkeypatch.setattr(training_jobs, "read_training_set", marked)
+
+    def vocabulary(**wish: Any) -> tuple[set[str], dict[str, Any]]:
+        result = run_training(context("training", new_id("job"), spec(stocked_home, base=None, steps=1, **wish)))
+        with open_catalog(stocked_home.settings) as catalog:
+            return set(Model.load(catalog.fetch(catalog.get("model", result["model"])), key="a").tokenizer.get_vocab()), result["metrics"]
+
+    plain, _ = vocabulary()
+    clean, metrics = vocabulary(captions=[{"kind": "scrub"}])
+    assert any("___" in token for token in plain)
+    assert not any("___" in token for token in clean)
+    assert metrics["scrubbed_prompts"] == metrics["films"]
+    several, _ = vocabulary(captions=[{"kind": "scrub"}, {"kind": "multiple"}])
+    assert "enlargement</w>" in several - plain
 
 
 def test_training_from_scratch_trains_all_parts_and_tells_how(
@@ -161,19 +215,25 @@ def test_interrupted_training_run_again_equals_an_uninterrupted_one(context: Cal
 def test_interrupted_training_with_filter_captions_and_timesteps_run_again_equals_an_uninterrupted_one(
     context: Callable[..., JobContext], stocked_home: StockedHome
 ) -> None:
-    kinds = ("random_caption", "random_tokens", "word_repetition", "embedding_noise")
+    kinds = ("random_caption", "random_tokens", "word_repetition")
     wishes = spec(
         stocked_home,
+        deduplicate={"films_per_patient": 2},
         batch_filter={"kind": "magnitude", "quantile": 0.5},
-        captions=[{"kind": kind} | ({} if kind == "embedding_noise" else {"probability": 0.5}) for kind in kinds],
+        captions=[
+            {"kind": "scrub"},
+            {"kind": "multiple"},
+            *({"kind": kind, "probability": 0.5} for kind in kinds),
+            {"kind": "embedding_noise"},
+        ],
         timesteps="u_shaped",
     )
 
     def files(model_id: str) -> dict[str, str]:
         with open_catalog(stocked_home.settings) as catalog:
-            skips = {file.path: file.sha256 for file in catalog.get("model", model_id).files if file.path == SKIPS_NAME}
-        assert len(skips) == 1
-        return weights(stocked_home, model_id) | skips
+            lists = {f.path: f.sha256 for f in catalog.get("model", model_id).files if f.path in {SKIPS_NAME, DROPPED_NAME}}
+        assert len(lists) == 2
+        return weights(stocked_home, model_id) | lists
 
     whole = files(run_training(context("training", new_id("job"), wishes))["model"])
     job = context("training", new_id("job"), wishes)

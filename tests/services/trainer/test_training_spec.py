@@ -49,6 +49,7 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
         "checkpoint_every": None,
         "validation": None,
         "parameters": {"kind": "full", "blocks": None, "mask": None, "learning_rate": None},
+        "deduplicate": None,
         "captions": [],
         "batch_filter": None,
         "timesteps": "uniform",
