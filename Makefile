@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-memory bench-resume bench-coexistence bench-guidance bench-ingest clean
+.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench-screening: $(STAMP) ## Measure prompts per second of screening beside the 
 
 bench-training: $(STAMP) ## Measure a training step beside a bare loop with the same network
 	$(BIN)/python -m benchmarks.training
+
+bench-parameters: $(STAMP) ## Measure a training step of every kind of parameters, and the anti-gradient filter's share of one
+	$(BIN)/python -m benchmarks.parameters
 
 bench-memory: $(STAMP) ## Measure trainings' peaks of memory beside what the preflight says
 	$(BIN)/python -m benchmarks.memory
