@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -105,10 +105,14 @@ def make_captions(model: Model, prompts: Sequence[str], count: int) -> dict[str,
     return captions
 
 
-def mean_captions(model: Model, prompts: Sequence[str], count: int) -> float:
-    """Of how many captions a film's is chosen, on average over films."""
-    captions = make_captions(model, prompts, count)
-    return sum(len(captions[prompt]) for prompt in prompts) / len(prompts)
+def caption_metrics(model: Model, prompts: Sequence[str], rules: Sequence[CaptionRule]) -> dict[str, Any]:
+    """What goes into a model's metrics: with multiple captions, of how many a film's is chosen on average."""
+    metrics: dict[str, Any] = {}
+    for rule in rules:
+        if isinstance(rule, MultipleCaptions):
+            captions = make_captions(model, prompts, rule.count)
+            metrics["captions_per_film"] = sum(len(captions[prompt]) for prompt in prompts) / len(prompts)
+    return metrics
 
 
 def all_texts(prompts: Sequence[str], rules: Sequence[CaptionRule]) -> Iterator[str]:

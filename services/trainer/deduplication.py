@@ -98,7 +98,8 @@ def _firsts(cluster_N: NDArray[np.int32], patient_N: Rows) -> Rows:
     """For every film the first one of its cluster and patient."""
     both_N = cluster_N.astype(np.int64) * (int(patient_N.max()) + 1) + patient_N
     _, firsts_C, which_N = np.unique(both_N, return_index=True, return_inverse=True)
-    return firsts_C[which_N]
+    firsts: Rows = firsts_C[which_N]
+    return firsts
 
 
 def _across_patients(clusters: NDArray[np.int32]) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from services.trainer import text_pretraining, training
 from services.trainer.activation_memory import Networks
 from services.trainer.architectures import build_tiny
-from services.trainer.caption_transforms import all_texts, mean_captions
+from services.trainer.caption_transforms import all_texts, caption_metrics
 from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.control_films import refuse_controls
 from services.trainer.deduplication import Dropped
@@ -122,9 +122,7 @@ class _Attempt:
         model = open_model(self.spec, films, dataset, base, self.catalog)
         metrics: dict[str, Any] = {"films": len(films.prompts), "visits_per_epoch": int(films.repeats.sum())} | prepared.metrics
         metrics["truncated_prompts"] = count_long_prompts(model, films.prompts, truncate=self.spec.truncate_prompts)
-        for rule in self.spec.captions:
-            if rule.kind == "multiple":
-                metrics["captions_per_film"] = mean_captions(model, films.prompts, rule.count)
+        metrics |= caption_metrics(model, films.prompts, self.spec.captions)
         if self.spec.batch_filter is not None:
             self.skips = SkipCounts(films)
         metrics |= self._learn(model, films, progress)

@@ -16,6 +16,8 @@ from services.trainer.caption_transforms import (
     NowAndThen,
     OneOfSeveral,
     RandomWords,
+    all_texts,
+    caption_metrics,
     make_captions,
     meaningless_words,
     open_caption_transform,
@@ -106,6 +108,20 @@ def test_captions_beyond_the_encoders_window_are_none_but_the_own_one() -> None:
     assert all(max(model.count_tokens(several[1:])) <= 20 for several in captions.values())
     kept = [len(several) - 1 for several in captions.values()]
     assert kept == [sum(length <= 20 for length in of_prompt[1:]) for of_prompt in lengths.values()]
+
+
+def test_metrics_count_captions_by_film() -> None:
+    model, rules = tiny_model(), [Scrub(kind="scrub"), MultipleCaptions(kind="multiple")]
+    told = [PROMPTS[0], PROMPTS[0], PROMPTS[1], "a pear"]
+    assert [len(captions_of(prompt, 20)) for prompt in told] == [9, 9, 20, 1]
+    assert caption_metrics(model, told, rules) == {"captions_per_film": 39 / 4}
+    assert caption_metrics(model, told, rules[:1]) == {}
+
+
+def test_all_texts_are_prompts_and_their_captions() -> None:
+    told = [PROMPTS[0], "a pear"]
+    assert list(all_texts(told, [WordRepetition(kind="word_repetition")])) == told
+    assert Counter(all_texts(told, [MultipleCaptions(kind="multiple")])) == Counter([*captions_of(PROMPTS[0], 20), "a pear"])
 
 
 def test_run_that_was_ended_chooses_on() -> None:
