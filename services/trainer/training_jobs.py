@@ -211,7 +211,7 @@ class _Attempt:
         ensemble = Ensemble(films, recipe, rule, SkipCounts(films) if self.skips is None else self.skips)
         desk = Desk(self.context, self.spec, self.store, checkpoints, progress, partial(self._checkpoints, self.patient_store))
         train_in_rounds(desk, ensemble)
-        self.moves = ensemble.moves_M4
+        self.moves = ensemble.moves_M4 if rule.redistribute is not None else None
         return ensemble.finish(model, recipe)
 
     def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:

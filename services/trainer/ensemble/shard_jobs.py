@@ -22,7 +22,6 @@ from services.trainer.uploads import Uploads
 from shared.catalog import Catalog
 from shared.diffusion.checkpoint_store import Checkpoint, CheckpointStore
 from shared.diffusion.checkpoints import State
-from shared.diffusion.optimisation import Run
 from shared.jobs.context import JobContext
 from shared.storage import ObjectStore, integrity_failure, open_store
 from shared.storage.patience import STORE_PATIENCE, PatientStore
@@ -102,7 +101,7 @@ class _Attempt:
             progress(step + 1, task.ends, PHASE, loss)
 
         run.advance_until(task.ends, on_step, keeping.of_phase(PHASE))
-        self._keep(run, keeping)
+        keeping.commit(PHASE, run, self._checkpoints(self.patient_store, self._folder))  # what the average is made of
         return task.ends
 
     def _last_checkpoint(self, begins: int) -> Checkpoint | None:
@@ -123,10 +122,6 @@ class _Attempt:
             progress=progress,
             folder=self._folder,
         )
-
-    def _keep(self, run: Run, keeping: TrainingCheckpoints) -> None:
-        """The round's end, which the average is made of and the next round begins with."""
-        keeping.commit(PHASE, run, self._checkpoints(self.patient_store, self._folder))
 
     @property
     def _folder(self) -> str:
