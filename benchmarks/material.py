@@ -32,9 +32,14 @@ class Films:
         """Positions of a split, of one fold if given."""
         return [i for i, place in enumerate(self.placements) if place.split == split and fold in {"", place.fold}]
 
+    @property
+    def learnt(self) -> list[int]:
+        """Positions of the films that are learnt from, canaries among them."""
+        return sorted(self.select("train") + self.select("canary"))
+
     def training_set(self) -> TrainingSet:
         """Training films and canaries, each as often as it is repeated."""
-        rows = sorted(self.select("train") + self.select("canary"))
+        rows = self.learnt
         prompts = [self.prompts[i] for i in rows]
         return TrainingSet(
             images_NHW=self.images_NHW[rows],

@@ -8,23 +8,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from benchmarks.material import Films, phantom_films, random_model
 from benchmarks.memorization.regime import Regime
 from services.detector.galleries import FilmSet, Gallery, fit_gallery, read_gallery, save_gallery
-from services.detector.thresholds import Thresholds
+from services.detector.thresholds import Images, Thresholds
+from services.trainer.caption_rules import MultipleCaptions
+from services.trainer.caption_transforms import all_texts
 from services.trainer.denoising_loss import Recipe, denoiser_parameters
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
+from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.memorization.extraction import edge_limit
-from shared.memorization.frechet_distance import frechet_distance
+from shared.memorization.frechet_distance import Floats, frechet_distance
 
-OTHER_COHORT = 10_000  # added to the seed of the base's patients
+OTHER_COHORT: Final = 10_000  # added to the seed of the base's patients
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ def open_material(regime: Regime, seed: int, folder: Path) -> Material:
     if not (folder / "facts.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        facts = _gallery_facts(films, seed, folder)
+        gallery, facts = fit_and_judge(films, seed)
+        save_gallery(gallery, folder)
         _train_models(regime, seed, folder)
         (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
@@ -66,22 +72,21 @@ def drawn_films(regime: Regime, seed: int) -> Films:
     )
 
 
-def site_features(gallery: Gallery, images_NHW: Any) -> Any:
+def site_features(gallery: Gallery, images_NHW: Images) -> Floats:
     """What FID is taken of: the codes of the site embedder's copy head, N×D."""
-    return gallery.embedder.embed(images_NHW)[0].double().numpy()
+    return np.asarray(gallery.embedder.embed(images_NHW)[0].double().numpy())
 
 
-def _gallery_facts(films: Films, seed: int, folder: Path) -> dict[str, Any]:
-    """Train the detector's gallery and keep it; answers what real held-out films score."""
+def fit_and_judge(films: Films, seed: int) -> tuple[Gallery, dict[str, Any]]:
+    """The detector's gallery of the training films, and what real held-out films score by it."""
 
     def some(rows: Sequence[int]) -> FilmSet:
         return FilmSet(list(rows), [films.patients[i] for i in rows], [films.prompts[i] for i in rows], films.images_NHW[rows])
 
-    train = some(sorted(films.select("train") + films.select("canary")))
+    train = some(films.learnt)
     calibration, evaluation = (some(films.select("control", fold)) for fold in ("calibration", "evaluation"))
     gallery, metrics = fit_gallery("benchmark", "benchmark", train, calibration, evaluation, seed, lambda *_facts: None)
-    save_gallery(gallery, folder)
-    return {
+    return gallery, {
         "thresholds": asdict(gallery.thresholds),
         "gallery": metrics,
         "edge_limit": edge_limit(calibration.images_NHW, train.images_NHW),
@@ -90,12 +95,24 @@ def _gallery_facts(films: Films, seed: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def films_of_another_site(regime: Regime, seed: int) -> TrainingSet:
+    """The base's films: other patients, the middle of the chest alone, other greys; else there were nothing to fine-tune for."""
+    margin = regime.image_size // 8
+    films = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size + 2 * margin)
+    brighter = np.round(255 * (0.15 + 0.7 * np.linspace(0, 1, 256) ** 0.6)).astype(np.uint8)
+    return replace(films, images_NHW=brighter[films.images_NHW[:, margin:-margin, margin:-margin]]).training_set()
+
+
 def _train_models(regime: Regime, seed: int, folder: Path) -> None:
-    """Autoencoder, text encoder and the base's denoiser learn from patients whom no method sees."""
-    others = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size).training_set()
-    model = random_model(others.prompts, seed, regime.image_size)
+    """Autoencoder, text encoder and the base's denoiser learn at another site.
+
+    The text encoder reads its prompts in other words too, as one that comes trained knows more words than one data set's.
+    """
+    others = films_of_another_site(regime, seed)
+    texts = list(dict.fromkeys(all_texts(others.prompts, [MultipleCaptions(kind="multiple")])))
+    model = random_model(texts, seed, regime.image_size)
     train_autoencoder(model, others, seed, lambda *_facts: None)
-    train_text_encoder(model, others.prompts, seed, lambda *_facts: None)
+    train_text_encoder(model, texts, seed, lambda *_facts: None)
     model.save(folder / "untrained")
     recipe = Recipe(
         regime.base_steps,

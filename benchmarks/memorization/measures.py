@@ -39,7 +39,7 @@ def measure(model: Model, material: Material, regime: Regime, seed: int) -> dict
     fresh = _draw(model, held_out, 1, regime, seed)
     copied, similarity, tile = _nearest(gallery, drawn)
     per_canary = np.asarray(copied).reshape(len(canaries), regime.images_per_canary)
-    training = films.images_NHW[sorted(films.select("train") + canaries)]
+    training = films.images_NHW[films.learnt]
     groups = list(drawn.reshape(len(canaries), regime.images_per_canary, *drawn.shape[1:]))
     settings = ScreeningSettings(steps=1, seeds_per_prompt=regime.screening_seeds, seed=seed)
     scores = score_prompts(model, asked + held_out, settings)

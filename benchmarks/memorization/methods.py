@@ -35,7 +35,7 @@ class Method:
 
 def _part(name: str, rate: float, **parameters: Any) -> Method:
     """A part of the denoiser; from random weights there is nothing that the rest could stay at, and the trainer refuses."""
-    return Method(name, {"parameters": parameters, "learning_rate": rate}, TUNED)
+    return Method(name, {"parameters": parameters | {"learning_rate": rate}}, TUNED)
 
 
 METHODS: Final = (

@@ -18,6 +18,7 @@ from benchmarks.memorization.regime import Regime
 from services.trainer.activation_memory import Networks
 from services.trainer.denoising_loss import Recipe
 from services.trainer.ensemble.rounds import train_ensemble
+from services.trainer.preparation import prepare
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training import train_denoiser
 from services.trainer.training_set import TrainingSet
@@ -99,6 +100,7 @@ def run_unit(unit: Unit) -> dict[str, Any]:
 
 def train(model: Model, films: TrainingSet, spec: TrainingSpec) -> dict[str, Any]:
     """Train as a job of this spec would, without store and records."""
+    films = prepare(films, spec).films
     torch.manual_seed(spec.seed)
     could_learn = sum(p.numel() for p in model.unet.parameters())
     learnt = Networks.of(model, model.image_size).selected(spec.parameters)[0] if spec.parameters.is_partial else could_learn

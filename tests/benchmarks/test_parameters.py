@@ -45,4 +45,5 @@ def test_command_keeps_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
     assert kept["figures"]["tiny, 64 px"]["lanes"].keys() == {*KINDS, FILTERED}
     assert kept["figures"]["tiny, 64 px"]["ratios"]["svdiff/lora"]["wall"] > 0
+    assert 0 < kept["figures"]["tiny, 64 px"]["filter_seconds"]["median"] < 0.1
     assert "svdiff/lora" in capsys.readouterr().out

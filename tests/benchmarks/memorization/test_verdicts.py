@@ -25,7 +25,8 @@ def verdict_on(rows: dict[str, list[dict[str, Any]]], claim: str, setting: str =
 
 
 @pytest.mark.parametrize(
-    ("score", "fid", "outcome"), [(0.1, 0.52, "met"), (0.1, 0.53, "not met"), (0.3, 0.4, "not met"), (0.18, 0.5, "met"), (0.2, 0.5, "not met")]
+    ("score", "fid", "outcome"),
+    [(0.1, 0.52, "met"), (0.1, 0.53, "not met"), (0.3, 0.4, "not met"), (0.18, 0.5, "met"), (0.2, 0.5, "not met")],
 )
 def test_strong_reduction_needs_four_fifths_less_at_nearly_the_same_fid(score: float, fid: float, outcome: str) -> None:
     found = verdict_on({"plain": units(0.95, 0.5), "IET-AGC+": units(score, fid)}, "at least 80%")
@@ -48,7 +49,12 @@ def test_small_part_must_be_small_copy_half_and_draw_no_worse(score: float, fid:
 
 
 def test_one_small_part_of_several_is_enough() -> None:
-    rows = {"plain": units(0.9, 0.5), "SV-DIFF": units(0.8, 0.6, 0.003), "LoRA r=4": units(0.2, 0.45, 0.004), "attention": units(0.1, 0.1, 0.5)}
+    rows = {
+        "plain": units(0.9, 0.5),
+        "SV-DIFF": units(0.8, 0.6, 0.003),
+        "LoRA r=4": units(0.2, 0.45, 0.004),
+        "attention": units(0.1, 0.1, 0.5),
+    }
     found = verdict_on(rows, "less than half as often")
     assert found.outcome == "met"
     assert "SV-DIFF" in found.figures
