@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest clean
+.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ bench-guidance: $(STAMP) ## Measure what classifier-free guidance does to copyin
 
 bench-ingest: $(STAMP) ## Measure registering 5,000 to 200,000 films: films a second and memory
 	$(BIN)/python -m benchmarks.ingest
+
+bench-memorization: $(STAMP) ## Compare what methods of training do to memorization, three seeds (about 50 minutes)
+	$(BIN)/python -m benchmarks.memorization
 
 clean: ## Remove what tools left behind; keeps .venv and var
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

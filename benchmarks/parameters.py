@@ -103,7 +103,7 @@ def lanes_of(case: Case, seed: int) -> dict[str, Lane]:
 def filter_seconds(case: Case, seed: int) -> list[float]:
     """CPU time of what the filter adds to a step, without the rest of it: too little for the difference of two lanes to show."""
     torch.manual_seed(seed)
-    judges, counts = open_batch_filter(AntiGradientRule(kind="anti_gradient"))(case.model), SkipCounts(case.films, case.model.device)
+    judges, counts = open_batch_filter(AntiGradientRule(kind="anti_gradient"))(case.model), SkipCounts(case.films)
     rows_B, timesteps = np.arange(case.batch_size) % len(case.films.prompts), len(case.model.alphas_cumprod)
     took: list[float] = []
     for _ in range(BATCHES):

@@ -74,7 +74,7 @@ def spec_of(method: Method, setting: Setting, regime: Regime, seed: int) -> Trai
             "name": method.name,
             "dataset": "canaries",
             "base": "other-patients" if tuned else None,
-            "steps": regime.tuned_steps if tuned else regime.scratch_steps,
+            "steps": regime.steps,
             "batch_size": regime.batch,
             "learning_rate": regime.tuned_rate if tuned else regime.scratch_rate,
             "prompt_dropout": regime.prompt_dropout,

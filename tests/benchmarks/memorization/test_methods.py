@@ -17,7 +17,7 @@ def test_method_is_a_training_job_and_a_recipe(method: Method) -> None:
         spec = spec_of(method, setting, FULL, 3)
         assert (spec.base is None) == (setting == "from scratch")
         assert (spec.seed, spec.batch_size, spec.text_encoder) == (3, FULL.batch, "frozen")
-        assert spec.steps == (FULL.scratch_steps if setting == "from scratch" else FULL.tuned_steps)
+        assert spec.steps == FULL.steps
         assert Recipe.of(spec).steps == spec.steps
         for field, asked in method.asks.items():
             assert getattr(spec, field) is not None, f"{field} {asked}"

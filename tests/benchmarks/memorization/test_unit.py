@@ -17,7 +17,7 @@ from benchmarks.memorization.unit import Unit, train
 if TYPE_CHECKING:
     from pathlib import Path
 
-SHORT = replace(QUICK, scratch_steps=4, tuned_steps=4, batch=4)
+SHORT = replace(QUICK, steps=4, batch=4)
 BY_NAME = {method.name: method for method in METHODS}
 
 
