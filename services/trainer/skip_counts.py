@@ -6,6 +6,7 @@ N films, B batch, A films that were shown changed.
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -60,9 +61,9 @@ class SkipCounts:
         }
 
     def write(self, folder: Path) -> None:
-        """The visited films as Parquet by their numbers in the data set, those that were skipped at most of their visits first."""
+        """The visited films as Parquet by their numbers in the data set, those that are surely skipped most first."""
         counts = {name: counts_N.numpy() for name, counts_N in self._counts().items()}
-        order = np.lexsort((self.records_N, -counts["skips"] / np.maximum(counts["visits"], 1)))
+        order = np.lexsort((self.records_N, -_sure_rates(counts["skips"], np.maximum(counts["visits"], 1))))
         order = order[counts["visits"][order] > 0]
         columns = {"record": self.records_N} | counts
         pq.write_table(pa.table({name: column[order] for name, column in columns.items()}), folder / SKIPS_NAME)
@@ -79,3 +80,11 @@ class SkipCounts:
 
     def _counts(self) -> dict[str, Tensor]:
         return {"visits": self.visits_N, "skips": self.skips_N, "augmented": self.augmented_N}
+
+
+def _sure_rates(skips_N: NDArray[np.int64], visits_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What each film's share of skipped visits is at least, at 95 % (Wilson's bound): a few visits may all be skipped by chance."""
+    z2, rates_N = NormalDist().inv_cdf(0.975) ** 2, skips_N / visits_N
+    spread_N = np.sqrt(z2 * rates_N * (1 - rates_N) / visits_N + (z2 / visits_N) ** 2 / 4)
+    bounds_N: NDArray[np.float64] = (rates_N + z2 / visits_N / 2 - spread_N) / (1 + z2 / visits_N)
+    return bounds_N

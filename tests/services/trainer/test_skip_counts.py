@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from services.trainer.skip_counts import SKIPPED_BATCHES, SKIPS_NAME, SkipCounts
+from services.trainer.skip_counts import SKIPPED_BATCHES, SKIPS_NAME, SkipCounts, _sure_rates
 from shared.diffusion.checkpoints import State
 from shared.errors import InvalidRequestError
 from tests.training_films import films
@@ -45,6 +45,16 @@ def test_table_names_records_most_skipped_first(tmp_path: Path) -> None:
         "skips": [1, 1, 0],
         "augmented": [0, 1, 0],
     }
+
+
+def test_few_visits_that_were_all_skipped_come_after_many_that_mostly_were(tmp_path: Path) -> None:
+    """Wilson's lower bounds by hand: 2 of 2 are at least 0.342, 80 of 100 at least 0.711, 5 of 10 at least 0.237."""
+    counts = SkipCounts(FILMS)
+    for film, visits, skips in ((0, 2, 2), (1, 100, 80), (2, 10, 5)):
+        counts.add(np.full(visits, film), np.arange(visits) >= skips)
+    counts.write(tmp_path)
+    assert pq.read_table(tmp_path / SKIPS_NAME).column("record").to_pylist() == [11, 10, 12]
+    assert _sure_rates(np.array([2, 80, 5, 0]), np.array([2, 100, 10, 9])).tolist() == pytest.approx([0.342, 0.711, 0.237, 0], abs=5e-4)
 
 
 def test_restored_counts_go_on() -> None:
