@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,9 +36,11 @@ from tests.services.trainer.ensemble.shards_here import KilledError, ShardsHere
 
 if TYPE_CHECKING:
     from tests.fixtures.models import StockedHome
+    from tests.services.trainer.conftest import Jobs
 
     MakeContext = Callable[..., JobContext]
 
+pytestmark = pytest.mark.anyio
 ROUNDS = 4
 
 
@@ -301,6 +305,43 @@ def test_more_shards_than_patients_are_refused_before_the_first_step(context: Ma
         run_training(job)
     assert caught.value.field == "ensemble.shards"
     assert executor.submitted == []
+
+
+async def test_killed_process_of_parallel_shards_ends_with_the_model_of_shards_in_turn(
+    jobs: Jobs, context: MakeContext, stocked_home: StockedHome
+) -> None:
+    """Real processes: the training's is killed while both shards are in the second of two rounds, and they with it."""
+    small = {"parameters": {"kind": "bias_norm"}, "text_encoder": "frozen", "steps": 40, "checkpoint_every": 4}
+    in_turn = context("training", new_id("job"), spec(stocked_home, ensemble={"rounds": 2}, **small))
+    with shards_here(ShardsHere(stocked_home.settings)):
+        whole = files(stocked_home, run_training(in_turn)["model"])
+    job_id = jobs.create("training", spec(stocked_home, ensemble={"rounds": 2, "parallel": 2}, **small))
+    async with jobs.running():
+        await jobs.until(job_id, lambda job: job.message == "round 2 of 2, shards 0-1" and job.step >= 22)
+        shards = [jobs.store.get(f"{job_id}-r2-s{shard}") for shard in (0, 1)]
+        assert {shard.state for shard in shards} == {"running"}
+        os.kill(jobs.process_of(job_id), signal.SIGKILL)
+        job = await jobs.settled(job_id)
+    assert (job.state, job.attempt) == ("succeeded", 2), job.problem
+    assert files(stocked_home, job.result["model"] if job.result else "") == whole
+    again = [jobs.store.get(f"{job_id}-r2-s{shard}") for shard in (0, 1)]
+    assert [shard.attempt for shard in again] == [2, 2]
+    assert [jobs.store.get(f"{job_id}-r1-s{shard}").attempt for shard in (0, 1)] == [1, 1]
+    assert left_behind(stocked_home, job_id) == []
+    assert "loss" in job.reported
+
+
+async def test_running_shards_stop_within_a_step_of_a_cancellation(jobs: Jobs, stocked_home: StockedHome) -> None:
+    job_id = jobs.create("training", spec(stocked_home, steps=200_000, ensemble={"rounds": 2}))
+    async with jobs.running():
+        await jobs.until(job_id, lambda job: job.message == "round 1 of 2, shard 0")
+        jobs.store.request_cancel(job_id)
+        job = await jobs.settled(job_id)
+    assert job.state == "cancelled"
+    states = {shard.id.partition("-")[2]: (shard.state, shard.message) for shard in jobs.store.list(kinds=["shard"])}
+    assert states["r1-s0"] == ("cancelled", "training the denoiser")  # by itself, and so without a last checkpoint
+    assert states["r1-s1"][0] == "cancelled"
+    assert left_behind(stocked_home, job_id) == []
 
 
 def test_shards_of_another_training_are_left_alone(stocked_home: StockedHome) -> None:
