@@ -29,7 +29,7 @@ from services.trainer.schemas import (
 from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
 from shared.catalog import Catalog, ModelManifest, new_id
-from shared.errors import NotFoundError
+from shared.errors import InvalidRequestError, NotFoundError
 from shared.http.immutable import immutable_response
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -192,8 +192,12 @@ def _import_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
 
 
 def _require_inputs(body: TrainingRequest, state: TrainerState) -> None:
-    """Refuse a training whose data set or base does not exist."""
-    committed_dataset(state.catalog, state.jobs, body.dataset)
+    """Refuse a training whose data set or base does not exist, or has too little for it."""
+    dataset = committed_dataset(state.catalog, state.jobs, body.dataset)
+    patients = sum(dataset.patients.get(split, 0) for split in ("train", "canary"))  # who is in both counts twice; the job sees
+    if body.ensemble is not None and body.ensemble.shards > patients:
+        message = f"{body.ensemble.shards} shards need as many patients, and the data set has {patients} to train on."
+        raise InvalidRequestError(message, field="ensemble.shards")
     if body.base is not None:
         base = state.catalog.get("model", body.base)
         _require_attention_modules(body.parameters, base, state.catalog)

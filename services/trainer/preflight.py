@@ -17,6 +17,7 @@ from services.trainer.activation_memory import Networks
 from services.trainer.architectures import build_tiny
 from services.trainer.available_memory import available_device_bytes, available_host_bytes
 from services.trainer.denoising_loss import latents_at_once
+from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.training import AUTOENCODER_BATCH
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import DatasetManifest
@@ -73,18 +74,23 @@ class Estimate:
             phases.append(self._autoencoder())
         device = max(phases, key=lambda parts: sum(parts.values()))
         host = self._host(spec)
+        if spec.ensemble is not None:
+            # The training's own process holds films and weights while the processes of shards learn.
+            device = _times(spec.ensemble.parallel, device)
+            host = _times(spec.ensemble.parallel, host)
+            device["weights"] += self._weights
+            host["films"] += self.films * self.networks.image_size**2
         if self.device != "cpu":
             return Needs(device, host)
         # Ranks share the batch and nothing else.
-        ranks = spec.data_parallel.ranks
-        everything = {name: ranks * size for name, size in (host | device).items()}
+        everything = _times(spec.data_parallel.ranks, host | device)
         return Needs(everything, everything)
 
     def _learning(self, spec: TrainingSpec) -> Parts:
         """The denoiser's phase."""
         learning = self._learning_bytes(spec)
         averaged = (spec.ema_decay is not None) + (spec.validation is not None)
-        cached_prompts = self.prompts if spec.text_encoder == "frozen" and spec.cache_embeddings else 0
+        cached_prompts = min(self.prompts, self._films(spec) + 1) if spec.text_encoder == "frozen" and spec.cache_embeddings else 0
         return {
             "weights": self._weight_bytes(spec),
             "gradients": learning,
@@ -129,7 +135,11 @@ class Estimate:
         return self._selections[key]
 
     def _latents(self, spec: TrainingSpec) -> int:
-        return self.films * self.networks.latent_bytes if spec.cache_latents else 0
+        return self._films(spec) * self.networks.latent_bytes if spec.cache_latents else 0
+
+    def _films(self, spec: TrainingSpec) -> int:
+        """Those that one denoiser learns from."""
+        return self.films if spec.ensemble is None else -(-self.films // spec.ensemble.shards)
 
     def _activations(self, spec: TrainingSpec) -> int:
         """Of one pass: a part that every pass has, such as autocast's copies of weights, and one that grows with the batch."""
@@ -190,7 +200,8 @@ def require_memory(estimate: Estimate, spec: TrainingSpec, *, device_bytes: int 
 def _changes(spec: TrainingSpec) -> Iterator[Change]:
     """What could be asked for instead, the smallest change first: few before many, and in the order of what they cost.
 
-    Smaller passes cost nothing; recomputing and encoding anew cost time; bfloat16 costs digits; the last two learn something else.
+    Smaller passes cost nothing; shards in turn, recomputing and encoding anew cost time; bfloat16 costs digits; the last two learn
+    something else.
     """
     batches: list[Change] = [{}]
     for passes in range(2, spec.batch_size + 1):
@@ -199,6 +210,7 @@ def _changes(spec: TrainingSpec) -> Iterator[Change]:
             batches.append({"batch_size": spec.batch_size // passes, "gradient_accumulation": accumulation})
     alternatives: list[list[Change]] = [
         batches,
+        [{}] if spec.ensemble is None or spec.ensemble.parallel == 1 else [{}, {"ensemble": _in_turn(spec.ensemble)}],
         [{}] if spec.gradient_checkpointing else [{}, {"gradient_checkpointing": True}],
         [{}, {"cache_embeddings": False}] if spec.cache_embeddings and spec.text_encoder == "frozen" else [{}],
         [{}, {"cache_latents": False}] if spec.cache_latents else [{}],
@@ -213,6 +225,14 @@ def _changes(spec: TrainingSpec) -> Iterator[Change]:
         yield {name: value for options, taken in zip(alternatives, choice, strict=True) for name, value in options[taken].items()}
 
 
+def _in_turn(rule: EnsembleRule) -> EnsembleRule:
+    return rule.model_copy(update={"parallel": 1})
+
+
+def _times(count: int, parts: Parts) -> Parts:
+    return {name: count * size for name, size in parts.items()}
+
+
 def _gib(size: int) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
@@ -222,4 +242,6 @@ def _parts(parts: Parts) -> str:
 
 
 def _told(value: Any) -> str:
+    if isinstance(value, EnsembleRule):
+        return f"parallel {value.parallel}"
     return {True: "true", False: "false", None: "null"}.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)

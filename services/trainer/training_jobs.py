@@ -112,7 +112,7 @@ class _Attempt:
             refuse_controls(dataset, base, self.catalog)
         if self.ranks.leads:
             folder = self.catalog.fetch(base) if base is not None else None
-            require_memory(Estimate.of(dataset, folder, available_device()), self.spec)
+            require_memory(Estimate.of(dataset, folder, available_device()), self._of_one_machine())
         progress = Progress(self.context, total=sum(steps_of_phases(self.spec).values()))
         self.context.report(0, progress.total, "reading the films")
         prepared = prepare(read_training_set(dataset, self.catalog), self.spec)
@@ -144,6 +144,12 @@ class _Attempt:
                 self._checkpoints(self.store, job_id).remove()
         except UnavailableError as error:
             _LOG.warning("checkpoints of ended jobs not removed", exc_info=error)
+
+    def _of_one_machine(self) -> TrainingSpec:
+        """What this machine is to hold: shards that learn at once are jobs of their own on a cluster's nodes."""
+        if self.spec.ensemble is None or not self.context.settings.ray_address:
+            return self.spec
+        return self.spec.model_copy(update={"ensemble": self.spec.ensemble.model_copy(update={"parallel": 1})})
 
     @contextmanager
     def scratch_folder(self) -> Iterator[None]:

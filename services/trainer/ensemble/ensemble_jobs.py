@@ -144,6 +144,7 @@ class _Round:
         self._steps = {job_id: task.begins for job_id, task in self._tasks.items()}
         self._owner = new_owner()
         self._due: dict[str, float] = {}
+        self._safe: dict[str, Any] = {}
 
     def run(self) -> None:
         """Run every shard that is not done; one whose process died runs again, until it died too often."""
@@ -214,7 +215,11 @@ class _Round:
             _LOG.warning("job database away", exc_info=error)
 
     def _tell(self, running: Sequence[Job]) -> None:
-        """The steps of all shards together, and the means of those that run."""
+        """The steps of all shards together, and the means of those that run; a checkpoint of a shard is the training's gain too."""
+        safe = {job.id: job.reported["checkpoint_step"] for job in running if "checkpoint_step" in job.reported}
+        if safe.items() - self._safe.items():
+            self._context.note_safe()
+        self._safe |= safe
         self._steps |= {job.id: max(job.step, self._tasks[job.id].begins) for job in running}
         means: dict[str, float] = {}
         for name in ("loss", "step_seconds", "images_per_second"):

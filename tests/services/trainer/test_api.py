@@ -365,6 +365,13 @@ async def test_cancelled_training_stops_within_a_step_and_makes_no_model(trainer
         ({"captions": [{"kind": "embedding_noise"}, {"kind": "embedding_noise"}]}, 422, "captions"),
         ({"timesteps": "cubic"}, 422, "timesteps"),
         ({"ensemble": 2}, 422, "ensemble"),
+        ({"ensemble": {"kind": "iet", "shards": 64, "rounds": 2}}, 422, "shards"),
+        ({"ensemble": {"kind": "iet"}, "steps": 39}, 422, "ensemble"),
+        ({"ensemble": {"kind": "iet", "redistribute": 0.05}}, 422, "ensemble"),
+        ({"ensemble": {"kind": "iet"}, "data_parallel": {"ranks": 2}}, 422, "ensemble"),
+        ({"ensemble": {"kind": "iet"}, "validation": {"prompts": ["a"]}}, 422, "ensemble"),
+        ({"ensemble": {"kind": "iet", "shards": "4"}}, 422, "shards"),
+        ({"ensemble": {"kind": "iet", "parallel": 5}}, 422, "parallel"),
         ({"architecture": "sdxl"}, 422, "architecture"),
     ],
 )

@@ -110,6 +110,28 @@ def test_without_an_accelerator_everything_lies_in_one_memory_and_ranks_take_it_
     assert two.host["activations"] == pytest.approx(one.host["activations"], rel=0.01)
 
 
+def test_shards_that_learn_at_once_are_counted_each_with_its_films(estimate: Estimate) -> None:
+    frozen: dict[str, Any] = {"text_encoder": "frozen"}
+    plain = estimate.needs(spec(**frozen))
+    in_turn, together = (
+        estimate.needs(spec(**frozen, ensemble={"kind": "iet", "shards": 4, "rounds": 2, "parallel": parallel})) for parallel in (1, 3)
+    )
+    weights = plain.device["weights"]
+    assert plain.device["latents"] == 4 * in_turn.device["latents"]
+    assert (plain.device["embeddings"], in_turn.device["embeddings"]) == (400 * 64 * 64 * 4, 251 * 64 * 64 * 4)
+    assert (in_turn.device["weights"], together.device["weights"]) == (2 * weights, 4 * weights)
+    assert together.device["optimiser"] == 3 * in_turn.device["optimiser"] == 3 * plain.device["optimiser"]
+    assert together.host == {"films": 4 * plain.host["films"], "checkpoints": 3 * plain.host["checkpoints"]}
+
+
+def test_shards_in_turn_are_offered_where_several_do_not_fit(estimate: Estimate) -> None:
+    asked = spec(batch_size=1, ensemble={"kind": "iet", "parallel": 4}, precision="bf16", gradient_checkpointing=True)
+    room = device_bytes(estimate, spec(batch_size=1, ensemble={"kind": "iet"}, precision="bf16", gradient_checkpointing=True))
+    with pytest.raises(MemoryShortageError, match="with ensemble parallel 1 it needs") as caught:
+        require_memory(estimate, asked, device_bytes=room, host_bytes=PLENTY)
+    assert caught.value.field == "ensemble"
+
+
 def test_training_that_fits_is_let_pass(estimate: Estimate) -> None:
     asked = spec()
     assert require_memory(estimate, asked, device_bytes=device_bytes(estimate, asked), host_bytes=PLENTY) == estimate.needs(asked)

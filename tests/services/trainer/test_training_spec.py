@@ -58,6 +58,25 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wishes", "reason"),
+    [
+        ({"steps": 39}, "take 40 steps or more"),
+        ({"ensemble": {"kind": "iet", "redistribute": 0.05}}, "give a batch_filter"),
+        ({"data_parallel": {"ranks": 2}}, "share no batches"),
+        ({"validation": {"prompts": ["a"]}}, "after the last round"),
+    ],
+)
+def test_ensemble_that_cannot_work_is_refused_with_the_reason(wishes: dict[str, Any], reason: str) -> None:
+    whole = {"name": "a", "dataset": "ds_1", "ensemble": {"kind": "iet"}}
+    assert TrainingSpec.model_validate(whole | {"steps": 40}).ensemble is not None
+    with pytest.raises(ValidationError, match=reason) as caught:
+        TrainingSpec.model_validate(whole | wishes)
+    assert [error["loc"] for error in caught.value.errors()] == [("ensemble",)]
+    moving = {"ensemble": {"kind": "iet", "redistribute": 0.05}, "batch_filter": {"kind": "anti_gradient"}}
+    assert TrainingSpec.model_validate(whole | moving).batch_filter is not None
+
+
+@pytest.mark.parametrize(
     "change", [{"captions": ["x"]}, {"batch_filter": {}}, {"ensemble": 2}, {"timesteps": "cubic"}, {"learning_rate": 0}]
 )
 def test_method_that_does_not_exist_is_refused(change: dict[str, Any]) -> None:

@@ -27,6 +27,18 @@ def test_context_shows_the_job(context: JobContext) -> None:
     assert (context.id, context.kind, context.spec, context.attempt, context.trace_id) == ("job_1", "quick", {"n": 1}, 1, "t" * 32)
 
 
+def test_siblings_that_ended_without_a_result_are_named(context: JobContext, store: JobStore) -> None:
+    for job_id, kind in (("job_2", "quick"), ("job_3", "quick"), ("job_4", "quick"), ("job_5", "slow"), ("job_6", "quick")):
+        store.create(job_id=job_id, kind=kind, spec={})
+    store.request_cancel("job_2")
+    store.request_cancel("job_5")
+    for job_id in ("job_3", "job_4"):
+        store.claim_this(job_id, owner="test")
+    store.fail(job_id="job_3", attempt=1, problem={})
+    store.succeed(job_id="job_4", attempt=1, result={})
+    assert context.ended_siblings() == ["job_3", "job_2"]
+
+
 def test_thousand_reports_are_few_writes_and_the_last_arrives(context: JobContext, store: JobStore) -> None:
     with context.exchanging():
         for step in range(1000):

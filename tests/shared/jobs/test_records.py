@@ -100,6 +100,17 @@ def test_one_job_is_claimed_by_its_id_while_it_is_queued(store: JobStore) -> Non
     assert store.get("job_1").state == "queued"
 
 
+def test_unsettled_jobs_are_those_that_wait_or_run(store: JobStore) -> None:
+    for number in range(1, 5):
+        store.create(job_id=f"job_{number}", kind="work", spec={})
+    store.create(job_id="job_5", kind="other", spec={})
+    store.claim_this("job_1", owner="me")
+    store.claim_this("job_2", owner="me")
+    store.succeed(job_id="job_2", attempt=1, result={})
+    store.request_cancel("job_3")
+    assert [(job.id, job.state) for job in store.unsettled(kinds=["work"])] == [("job_1", "running"), ("job_4", "queued")]
+
+
 def test_many_claimers_never_get_one_job_twice(database_url: str, store: JobStore) -> None:
     queue(store, *(f"job_{number:02}" for number in range(20)))
     taken: list[str] = []
