@@ -95,23 +95,30 @@ def fit_and_judge(films: Films, seed: int) -> tuple[Gallery, dict[str, Any]]:
     }
 
 
-def films_of_another_site(regime: Regime, seed: int) -> TrainingSet:
-    """The base's films: other patients, the middle of the chest alone, other greys; else there were nothing to fine-tune for."""
+def films_of_others(regime: Regime, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    """Patients whom no method sees, as the methods' site takes its films, and as another one does.
+
+    The other one's films show the middle of the chest alone in other greys; else there were nothing to fine-tune a base for.
+    """
     margin = regime.image_size // 8
-    films = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size + 2 * margin)
+    films = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size)
+    wide = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size + 2 * margin)
     brighter = np.round(255 * (0.15 + 0.7 * np.linspace(0, 1, 256) ** 0.6)).astype(np.uint8)
-    return replace(films, images_NHW=brighter[films.images_NHW[:, margin:-margin, margin:-margin]]).training_set()
+    elsewhere = replace(films, images_NHW=brighter[wide.images_NHW[:, margin:-margin, margin:-margin]])
+    return films.training_set(), elsewhere.training_set()
 
 
 def _train_models(regime: Regime, seed: int, folder: Path) -> None:
-    """Autoencoder, text encoder and the base's denoiser learn at another site.
+    """Autoencoder, text encoder and the base's denoiser learn from others, the base from those of another site.
 
-    The text encoder reads its prompts in other words too, as one that comes trained knows more words than one data set's.
+    As ones that come trained, the autoencoder has seen more than one site, and the text encoder knows other words for its prompts.
     """
-    others = films_of_another_site(regime, seed)
+    here, others = films_of_others(regime, seed)
+    images = np.concatenate([here.images_NHW, others.images_NHW])
+    both = TrainingSet(images, here.prompts + others.prompts, np.concatenate([here.repeats, others.repeats]))
     texts = list(dict.fromkeys(all_texts(others.prompts, [MultipleCaptions(kind="multiple")])))
     model = random_model(texts, seed, regime.image_size)
-    train_autoencoder(model, others, seed, lambda *_facts: None)
+    train_autoencoder(model, both, seed, lambda *_facts: None)
     train_text_encoder(model, texts, seed, lambda *_facts: None)
     model.save(folder / "untrained")
     recipe = Recipe(

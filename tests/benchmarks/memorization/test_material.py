@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.memorization import material
-from benchmarks.memorization.material import drawn_films, films_of_another_site, open_material
+from benchmarks.memorization.material import drawn_films, films_of_others, open_material
 from benchmarks.memorization.regime import Regime
 from services.detector import galleries
 from services.trainer import text_pretraining, training
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 REGIME = Regime(patients=30, others=12, canaries=2, repeats=3, base_steps=2)
 
 
-def test_other_site_has_other_films_in_other_greys() -> None:
-    ours, theirs = drawn_films(REGIME, 1).training_set(), films_of_another_site(REGIME, 1)
-    assert theirs.images_NHW.shape[1:] == ours.images_NHW.shape[1:] == (32, 32)
-    assert not any(np.array_equal(one, other) for one in ours.images_NHW for other in theirs.images_NHW)
-    assert theirs.images_NHW.min() >= round(0.15 * 255)
-    assert theirs.images_NHW.max() <= round(0.85 * 255)
-    assert set(theirs.repeats) == {1}
+def test_others_are_no_patients_of_ours_and_the_other_site_sees_the_same_ones_differently() -> None:
+    ours = drawn_films(REGIME, 1).training_set()
+    here, elsewhere = films_of_others(REGIME, 1)
+    assert here.images_NHW.shape == elsewhere.images_NHW.shape
+    assert here.prompts == elsewhere.prompts
+    for theirs in (here, elsewhere):
+        assert theirs.images_NHW.shape[1:] == ours.images_NHW.shape[1:] == (32, 32)
+        assert not any(np.array_equal(one, other) for one in ours.images_NHW for other in theirs.images_NHW)
+        assert set(theirs.repeats) == {1}
     assert set(ours.repeats) == {1, 3}
+    assert elsewhere.images_NHW.min() >= round(0.15 * 255)
+    assert elsewhere.images_NHW.max() <= round(0.85 * 255)
+    middle = here.images_NHW[:, 8:-8, 8:-8].astype(float).mean((1, 2))
+    assert np.corrcoef(middle, elsewhere.images_NHW.astype(float).mean((1, 2)))[0, 1] > 0.5
 
 
 def test_material_is_made_once_and_read_back_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
