@@ -30,8 +30,11 @@ from shared.jobs.context import JobContext, JobInterruptedError
 from shared.jobs.executor import EXIT_INTERRUPTED
 from shared.jobs.failures import PartFailedError
 from shared.jobs.process_executor import ProcessExecutor
+from shared.jobs.ray_executor import RayExecutor
 from shared.jobs.records import MAX_LOSSES, JobStore
 from shared.storage import open_store
+from tests.servers.ray_cluster import RayCluster
+from tests.services.trainer.conftest import environment_of
 from tests.services.trainer.ensemble.shards_here import KilledError, ShardsHere
 
 if TYPE_CHECKING:
@@ -342,6 +345,29 @@ async def test_running_shards_stop_within_a_step_of_a_cancellation(jobs: Jobs, s
     assert states["r1-s0"] == ("cancelled", "training the denoiser")  # by itself, and so without a last checkpoint
     assert states["r1-s1"][0] == "cancelled"
     assert left_behind(stocked_home, job_id) == []
+
+
+@pytest.mark.server
+@pytest.mark.slow
+async def test_shards_on_nodes_of_a_cluster_make_the_same_model(jobs: Jobs, context: MakeContext, stocked_home: StockedHome) -> None:
+    """Three nodes that know the home: one for the training's process, two for its shards."""
+    small = {"parameters": {"kind": "bias_norm"}, "text_encoder": "frozen"}
+    in_turn = context("training", new_id("job"), spec(stocked_home, ensemble={"rounds": 2}, **small))
+    with shards_here(ShardsHere(stocked_home.settings)):
+        whole = files(stocked_home, run_training(in_turn)["model"])
+    cluster = RayCluster(environment_of(stocked_home))
+    cluster.environment |= {"LETHE_RAY_ADDRESS": cluster.address, "LETHE_RAY_TOKEN_FILE": str(cluster.token_file)}
+    cluster.start(nodes=3)
+    try:
+        jobs.executor = RayExecutor(address=cluster.address, token_file=cluster.token_file, worker_module="services.trainer.worker")  # type: ignore[assignment]
+        job_id = jobs.create("training", spec(stocked_home, ensemble={"rounds": 2, "parallel": 2}, **small))
+        async with jobs.running():
+            job = await jobs.settled(job_id)
+    finally:
+        cluster.remove()
+    assert job.state == "succeeded", job.problem
+    assert files(stocked_home, job.result["model"] if job.result else "") == whole
+    assert {"round 1 of 2, shards 0-1", "round 2 of 2, shards 0-1"} <= set(jobs.messages(job_id))
 
 
 def test_shards_of_another_training_are_left_alone(stocked_home: StockedHome) -> None:
