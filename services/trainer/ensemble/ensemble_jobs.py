@@ -215,23 +215,21 @@ class _Round:
             _LOG.warning("job database away", exc_info=error)
 
     def _tell(self, running: Sequence[Job]) -> None:
-        """The steps of all shards together, and the means of those that run; a checkpoint of a shard is the training's gain too."""
+        """Steps and speed of all shards together, and their mean loss; a checkpoint of a shard is the training's gain too."""
         safe = {job.id: job.reported["checkpoint_step"] for job in running if "checkpoint_step" in job.reported}
         if safe.items() - self._safe.items():
             self._context.note_safe()
         self._safe |= safe
         self._steps |= {job.id: max(job.step, self._tasks[job.id].begins) for job in running}
-        means: dict[str, float] = {}
-        for name in ("loss", "step_seconds", "images_per_second"):
+        told: dict[str, float] = {}
+        for name, together in (("loss", fmean), ("step_seconds", fmean), ("images_per_second", sum)):
             values = [float(job.reported[name]) for job in running if job.reported.get(name) is not None]
             if values:
-                means[name] = fmean(values)
-        if "images_per_second" in means:
-            means["images_per_second"] *= len(running)
+                told[name] = together(values)
         number = next(iter(self._tasks.values())).round
         message = f"round {number} of {self._rule.rounds}, {_named([self._tasks[job.id].shard for job in running])}"
         progress = self._desk.progress
-        self._context.report(progress.done_before + sum(self._steps.values()), progress.total, message, **means)
+        self._context.report(progress.done_before + sum(self._steps.values()), progress.total, message, **told)
 
     def _cancel(self, running: Collection[str]) -> None:
         """Have the shards stop by themselves, within a step, so that they keep nothing more."""
