@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.trainer.batch_filters import AntiGradientFilter
-from services.trainer.caption_rules import RandomCaption
+from services.trainer.caption_rules import MultipleCaptions, RandomCaption
 from services.trainer.caption_transforms import open_caption_transform
 from services.trainer.denoising_loss import Recipe
 from services.trainer.ensemble.rounds import Ensemble, EnsembleOutcome, begin_shard, copied, shard_recipe, train_ensemble
 from services.trainer.ensemble.rules import EnsembleRule
-from services.trainer.parameters.kinds import SingularValueParameters
+from services.trainer.parameters.kinds import LowRankParameters, SingularValueParameters
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training import train_denoiser
@@ -58,6 +58,9 @@ def few_levels(count: int, _timesteps: int, generator: torch.Generator) -> Tenso
     return torch.randint(0, 3, (count,), generator=generator) * 300
 
 
+SEVERAL_CAPTIONS = open_caption_transform(MultipleCaptions(kind="multiple", count=4))
+SINGULAR_VALUES: dict[str, Any] = {"parameters": PartOfDenoiser(SingularValueParameters(kind="svdiff")), "text_encoder": "frozen"}
+ADAPTERS: dict[str, Any] = {"parameters": PartOfDenoiser(LowRankParameters(kind="lora", rank=2)), "text_encoder": "frozen"}
 RANDOM_CAPTIONS = open_caption_transform(RandomCaption(kind="random_caption"))
 WITH_CONTROL: dict[str, Any] = {"batch_filter": control, "timesteps": few_levels}
 
@@ -100,7 +103,8 @@ def plainly(wishes: Recipe) -> tuple[Model, SkipCounts, dict[str, Tensor]]:
     [
         pytest.param({}, id="plain"),
         pytest.param(WITH_CONTROL | {"captions": (RANDOM_CAPTIONS,)}, id="control and captions"),
-        pytest.param({"parameters": PartOfDenoiser(SingularValueParameters(kind="svdiff")), "text_encoder": "frozen"}, id="svdiff"),
+        pytest.param(SINGULAR_VALUES, id="svdiff"),
+        pytest.param(ADAPTERS | {"captions": (SEVERAL_CAPTIONS,)}, id="lora and several captions"),
         pytest.param({"ema_decay": None, "gradient_checkpointing": True}, id="without average"),
     ],
 )
@@ -268,6 +272,46 @@ def test_filter_optimiser_and_rates_go_on_over_rounds() -> None:
     mean = (rounds.states[0].tensors["average/0"] + rounds.states[1].tensors["average/0"]) / 2
     torch.testing.assert_close(again.tensors["average/0"], mean)  # eight films each
     assert not torch.equal(again.tensors["modules/0.conv_in.weight"], own.tensors["modules/0.conv_in.weight"])
+
+
+def one_round(wishes: Recipe) -> tuple[Rounds, list[State]]:
+    """An ensemble of two shards after its first round, and the shards' states."""
+    rounds = Rounds(wishes, rule())
+    for task in rounds.ensemble.tasks():
+        run = begin_shard(copied(rounds.model), films(), wishes, rounds.asked, task, None)
+        run.advance_until(task.ends)
+        rounds.states[task.shard] = run.state().copied()
+    states = [rounds.states[shard] for shard in (0, 1)]
+    rounds.ensemble.close_round(states)
+    return rounds, states
+
+
+def test_singular_values_are_averaged_as_they_are() -> None:
+    rounds, (first, second) = one_round(recipe(**SINGULAR_VALUES))
+    assert rounds.ensemble.averaged is not None
+    for name, tensor in rounds.ensemble.averaged.tensors.items():
+        torch.testing.assert_close(tensor, (first.tensors[name] + second.tensors[name]) / 2)
+
+
+def test_adapters_begin_alike_and_are_averaged_by_what_they_do() -> None:
+    """The mean of both updates BA, as near as rank two comes; the mean of A times the mean of B is another."""
+    wishes = recipe(**ADAPTERS, steps=48)
+    begun = Rounds(wishes, rule())
+    a, b = (begin_shard(copied(begun.model), films(), wishes, begun.asked, task, None).state().copied() for task in begun.ensemble.tasks())
+    assert all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors if name.startswith("modules/"))
+    rounds, (first, second) = one_round(wishes)
+    averaged = rounds.ensemble.averaged
+    assert averaged is not None
+
+    def update(state: State) -> Tensor:
+        down, up = (state.tensors[f"modules/0.chosen.{number}"].double() for number in (0, 1))
+        return up @ down
+
+    mean = (update(first) + update(second)) / 2
+    left, values, right = torch.linalg.svd(mean)
+    nearest = left[:, :2] * values[:2] @ right[:2]
+    torch.testing.assert_close(update(averaged), nearest, rtol=1e-4, atol=1e-6 * float(values[0]))
+    assert (update(averaged) - mean).norm() < 0.5 * mean.norm()
 
 
 def test_ensemble_that_learnt_nothing_is_no_model() -> None:
