@@ -104,5 +104,5 @@ def _name(axes: Axes, rows: Sequence[Mapping[str, Any]], asks: Mapping[str, Mapp
             fontsize=8.5,
             color=KINDS[kind_of(asks[row["method"]])],
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#BBBBBB", "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "#BBBBBB", "shrinkB": 4, "relpos": (0, 0.5)},
         )
