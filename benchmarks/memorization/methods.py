@@ -13,12 +13,18 @@ from services.trainer.training_spec import TrainingSpec
 
 Setting = Literal["from scratch", "fine-tuned"]
 SETTINGS: Final[tuple[Setting, ...]] = ("from scratch", "fine-tuned")
+SCRATCH: Final[tuple[Setting, ...]] = ("from scratch",)
 TUNED: Final[tuple[Setting, ...]] = ("fine-tuned",)
 
 BASELINE: Final = "plain"
 UNTRAINED: Final = "base as it is"  # what a model that never saw the films scores
 
-IET: Final = {"kind": "iet", "shards": 4, "rounds": 10}
+ATTENTION_RATE: Final = 5e-3
+SVDIFF_RATE: Final = 3e-2
+SHARDS: Final = 4
+SMALL_BATCH: Final = 0.5  # of the rate, for batches of a quarter: its square root
+
+IET: Final[dict[str, Any]] = {"kind": "iet", "shards": SHARDS, "rounds": 10}
 AGC: Final = {"kind": "anti_gradient"}
 IET_AGC_PLUS: Final = {"ensemble": IET | {"redistribute": 0.05}, "batch_filter": AGC | {"augment_margin": 0.1}}
 
@@ -41,11 +47,11 @@ def _part(name: str, rate: float, **parameters: Any) -> Method:
 METHODS: Final = (
     Method(BASELINE),
     Method(UNTRAINED, settings=TUNED, note="not trained on these films"),
-    _part("attention", 1e-3, kind="attention"),
-    _part("bias and norm", 5e-3, kind="bias_norm"),
-    _part("LoRA r=4", 5e-3, kind="lora", rank=4),
-    _part("SV-DIFF", 1e-2, kind="svdiff"),
-    _part("DiffFit", 5e-3, kind="diffit"),
+    _part("attention", ATTENTION_RATE, kind="attention"),
+    _part("bias and norm", 3e-2, kind="bias_norm"),
+    _part("LoRA r=4", 3e-3, kind="lora", rank=4),
+    _part("SV-DIFF", SVDIFF_RATE, kind="svdiff"),
+    _part("DiffFit", 3e-2, kind="diffit"),
     Method("magnitude filter", {"batch_filter": {"kind": "magnitude"}}),
     Method("magnitude filter by timestep", {"batch_filter": {"kind": "magnitude", "by_timestep": True}}),
     Method("AGC", {"batch_filter": AGC}),
@@ -59,6 +65,17 @@ METHODS: Final = (
     Method("IET", {"ensemble": IET}),
     Method("IET-AGC", {"ensemble": IET, "batch_filter": AGC}),
     Method("IET-AGC+", IET_AGC_PLUS),
+    Method("AGC, multiple captions", {"batch_filter": AGC, "captions": [{"kind": "multiple"}]}, SCRATCH),
+    Method("IET-AGC+, random captions", IET_AGC_PLUS | {"captions": [{"kind": "random_caption"}]}, SCRATCH),
+    Method(
+        "IET-AGC+, attention", IET_AGC_PLUS | {"parameters": {"kind": "attention", "learning_rate": ATTENTION_RATE * SMALL_BATCH}}, TUNED
+    ),
+    Method(
+        "IET-AGC+, SV-DIFF, random captions",
+        IET_AGC_PLUS
+        | {"parameters": {"kind": "svdiff", "learning_rate": SVDIFF_RATE * SMALL_BATCH}, "captions": [{"kind": "random_caption"}]},
+        TUNED,
+    ),
 )
 
 PARTS: Final = tuple(method.name for method in METHODS if "parameters" in method.asks and "ensemble" not in method.asks)
@@ -67,19 +84,22 @@ QUICK_METHODS: Final = (BASELINE, "SV-DIFF", "AGC", "IET-AGC+")
 
 
 def spec_of(method: Method, setting: Setting, regime: Regime, seed: int) -> TrainingSpec:
-    """The training job."""
+    """The training job.
+
+    All see the same number of samples. A shard of an ensemble takes them in batches that are its share of a plain one, and so as many
+    steps as plain training does; Liu et al. (2024) give ensembles smaller batches too.
+    """
     tuned = setting == "fine-tuned"
-    return TrainingSpec.model_validate(
-        {
-            "name": method.name,
-            "dataset": "canaries",
-            "base": "other-patients" if tuned else None,
-            "steps": regime.steps,
-            "batch_size": regime.batch,
-            "learning_rate": regime.tuned_rate if tuned else regime.scratch_rate,
-            "prompt_dropout": regime.prompt_dropout,
-            "text_encoder": "frozen",
-            "seed": seed,
-        }
-        | method.asks
-    )
+    shards = SHARDS if "ensemble" in method.asks else 1
+    asked = {
+        "name": method.name,
+        "dataset": "canaries",
+        "base": "other-patients" if tuned else None,
+        "steps": regime.steps * shards,
+        "batch_size": regime.batch // shards,
+        "learning_rate": (regime.tuned_rate if tuned else regime.scratch_rate) * (SMALL_BATCH if shards > 1 else 1),
+        "prompt_dropout": regime.prompt_dropout,
+        "text_encoder": "frozen",
+        "seed": seed,
+    }
+    return TrainingSpec.model_validate(asked | method.asks)
