@@ -310,6 +310,7 @@ def test_more_shards_than_patients_are_refused_before_the_first_step(context: Ma
     assert executor.submitted == []
 
 
+@pytest.mark.slow
 async def test_killed_process_of_parallel_shards_ends_with_the_model_of_shards_in_turn(
     jobs: Jobs, context: MakeContext, stocked_home: StockedHome
 ) -> None:
@@ -334,6 +335,7 @@ async def test_killed_process_of_parallel_shards_ends_with_the_model_of_shards_i
     assert "loss" in job.reported
 
 
+@pytest.mark.slow
 async def test_running_shards_stop_within_a_step_of_a_cancellation(jobs: Jobs, stocked_home: StockedHome) -> None:
     job_id = jobs.create("training", spec(stocked_home, steps=200_000, ensemble={"rounds": 2}))
     async with jobs.running():
