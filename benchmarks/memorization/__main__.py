@@ -55,7 +55,8 @@ def report(name: str, units: Sequence[Unit], regime: Regime, seconds: float) -> 
     by_row: dict[Any, list[dict[str, Any]]] = {}
     for unit in units:
         by_row.setdefault((unit.setting, unit.method.name), []).append(unit.result or {})
-    rows = [over_seeds(results) for results in by_row.values()]
+    notes = {unit.method.name: unit.method.note for unit in units}
+    rows = [over_seeds(results) | {"note": notes[name]} for (_, name), results in by_row.items()]
     judged = verdicts(by_row)
     seeds = list(dict.fromkeys(unit.seed for unit in units))
     real = {result["seed"]: result["real"] for results in by_row.values() for result in results}
@@ -81,7 +82,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """The one table, a line a method."""
     columns: dict[str, Any] = {
         "setting": lambda row: row["setting"],
-        "method": lambda row: row["method"],
+        "method": lambda row: f"{row['method']} ({row['note']})" if row["note"] else row["method"],
         "copies = score [95 %]": lambda row: "{value:.0%} [{low:.0%}, {high:.0%}]".format(**row["copies"]),
         "extracted": lambda row: _shown(row["extracted"], "{:.1f}"),
         "screening AUC": lambda row: _shown(row["score_auc"], "{:.3f}"),
@@ -98,7 +99,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             else "–"
         ),
         "step ms": lambda row: f"{row['step_seconds']['mean'] * 1000:.0f}",
-        "seconds": lambda row: f"{row['seconds']['mean']:.0f}",
+        "CPU s": lambda row: f"{row['seconds']['mean']:.0f}",
     }
     lines = [[show(row) for show in columns.values()] for row in rows]
     floor = {"setting": "real films", "method": "held out", "FID": _shown(rows[0]["fid_floor"], "{:.3f}")}

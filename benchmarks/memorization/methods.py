@@ -44,6 +44,19 @@ def _part(name: str, rate: float, **parameters: Any) -> Method:
     return Method(name, {"parameters": parameters | {"learning_rate": rate}}, TUNED)
 
 
+COMBINATIONS: Final = (
+    Method("AGC, multiple captions", {"batch_filter": AGC, "captions": [{"kind": "multiple"}]}, SCRATCH),
+    Method("IET-AGC+, random captions", IET_AGC_PLUS | {"captions": [{"kind": "random_caption"}]}, SCRATCH),
+    Method(
+        "IET-AGC+, attention", IET_AGC_PLUS | {"parameters": {"kind": "attention", "learning_rate": ATTENTION_RATE * SMALL_BATCH}}, TUNED
+    ),
+    Method(
+        "IET-AGC+, SV-DIFF, random captions",
+        IET_AGC_PLUS
+        | {"parameters": {"kind": "svdiff", "learning_rate": SVDIFF_RATE * SMALL_BATCH}, "captions": [{"kind": "random_caption"}]},
+        TUNED,
+    ),
+)
 METHODS: Final = (
     Method(BASELINE),
     Method(UNTRAINED, settings=TUNED, note="not trained on these films"),
@@ -65,21 +78,11 @@ METHODS: Final = (
     Method("IET", {"ensemble": IET}),
     Method("IET-AGC", {"ensemble": IET, "batch_filter": AGC}),
     Method("IET-AGC+", IET_AGC_PLUS),
-    Method("AGC, multiple captions", {"batch_filter": AGC, "captions": [{"kind": "multiple"}]}, SCRATCH),
-    Method("IET-AGC+, random captions", IET_AGC_PLUS | {"captions": [{"kind": "random_caption"}]}, SCRATCH),
-    Method(
-        "IET-AGC+, attention", IET_AGC_PLUS | {"parameters": {"kind": "attention", "learning_rate": ATTENTION_RATE * SMALL_BATCH}}, TUNED
-    ),
-    Method(
-        "IET-AGC+, SV-DIFF, random captions",
-        IET_AGC_PLUS
-        | {"parameters": {"kind": "svdiff", "learning_rate": SVDIFF_RATE * SMALL_BATCH}, "captions": [{"kind": "random_caption"}]},
-        TUNED,
-    ),
+    *COMBINATIONS,
 )
 
 PARTS: Final = tuple(method.name for method in METHODS if "parameters" in method.asks and "ensemble" not in method.asks)
-PUBLISHED: Final = tuple(method.name for method in METHODS if method.name not in {BASELINE, UNTRAINED})
+PUBLISHED: Final = tuple(method.name for method in METHODS if method not in COMBINATIONS and method.name not in {BASELINE, UNTRAINED})
 QUICK_METHODS: Final = (BASELINE, "SV-DIFF", "AGC", "IET-AGC+")
 
 

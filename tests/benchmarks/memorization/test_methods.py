@@ -6,7 +6,18 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.memorization.methods import BASELINE, METHODS, PARTS, PUBLISHED, QUICK_METHODS, SETTINGS, UNTRAINED, Method, spec_of
+from benchmarks.memorization.methods import (
+    BASELINE,
+    COMBINATIONS,
+    METHODS,
+    PARTS,
+    PUBLISHED,
+    QUICK_METHODS,
+    SETTINGS,
+    UNTRAINED,
+    Method,
+    spec_of,
+)
 from benchmarks.memorization.regime import FULL
 from services.trainer.denoising_loss import Recipe
 
@@ -16,8 +27,10 @@ def test_method_is_a_training_job_and_a_recipe(method: Method) -> None:
     for setting in method.settings:
         spec = spec_of(method, setting, FULL, 3)
         assert (spec.base is None) == (setting == "from scratch")
-        assert (spec.seed, spec.batch_size, spec.text_encoder) == (3, FULL.batch, "frozen")
-        assert spec.steps == FULL.steps
+        assert (spec.seed, spec.text_encoder) == (3, "frozen")
+        assert spec.steps * spec.batch_size == FULL.steps * FULL.batch
+        if spec.ensemble is not None:
+            assert spec.steps // spec.ensemble.shards == FULL.steps  # of each shard, as many as plain training takes
         assert Recipe.of(spec).steps == spec.steps
         for field, asked in method.asks.items():
             assert getattr(spec, field) is not None, f"{field} {asked}"
@@ -31,7 +44,13 @@ def test_no_name_and_no_job_comes_twice() -> None:
         assert len(set(jobs)) == len(jobs)
 
 
-def test_parts_are_those_of_the_denoiser_alone_and_published_is_all_but_the_references() -> None:
+def test_parts_and_published_methods_stand_alone() -> None:
     assert set(PARTS) == {"attention", "bias and norm", "LoRA r=4", "SV-DIFF", "DiffFit"}
-    assert set(PUBLISHED) == {method.name for method in METHODS} - {BASELINE, UNTRAINED}
+    assert set(PUBLISHED).isdisjoint({BASELINE, UNTRAINED, *(method.name for method in COMBINATIONS)})
+    assert len(PUBLISHED) + len(COMBINATIONS) + 2 == len(METHODS)
     assert set(QUICK_METHODS) <= {method.name for method in METHODS}
+
+
+def test_each_setting_has_two_combinations() -> None:
+    for setting in SETTINGS:
+        assert sum(setting in method.settings for method in COMBINATIONS) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.memorization.methods import METHODS
+from benchmarks.memorization.methods import METHODS, SETTINGS
 from benchmarks.memorization.picture import GAP, KINDS, draw_picture, kind_of, spaced
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def test_heights_at_the_top_are_pushed_down_and_at_the_bottom_up() -> None:
 
 def test_every_method_has_a_family_and_all_names_fit_into_a_panel() -> None:
     assert {kind_of(method.asks) for method in METHODS} <= set(KINDS)
-    assert len(METHODS) * GAP < 1
+    for setting in SETTINGS:
+        assert (sum(setting in method.settings for method in METHODS) - 1) * GAP <= 1
     assert kind_of({}) == "all of the denoiser"
     assert kind_of({"ensemble": {}, "batch_filter": {}}) == "ensemble"
     assert kind_of({"parameters": {}, "captions": []}) == "combination"
