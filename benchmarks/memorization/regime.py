@@ -17,7 +17,7 @@ class Regime:
     repeats: int = 40
     image_size: int = 32
     batch: int = 16
-    steps: int = 800
+    steps: int = 480
     scratch_rate: float = 2e-3
     tuned_rate: float = 1e-3
     base_steps: int = 1000

@@ -14,6 +14,7 @@ from benchmarks.memorization.methods import (
     PUBLISHED,
     QUICK_METHODS,
     SETTINGS,
+    SMALL_BATCHES,
     UNTRAINED,
     Method,
     spec_of,
@@ -46,8 +47,8 @@ def test_no_name_and_no_job_comes_twice() -> None:
 
 def test_parts_and_published_methods_stand_alone() -> None:
     assert set(PARTS) == {"attention", "bias and norm", "LoRA r=4", "SV-DIFF", "DiffFit"}
-    assert set(PUBLISHED).isdisjoint({BASELINE, UNTRAINED, *(method.name for method in COMBINATIONS)})
-    assert len(PUBLISHED) + len(COMBINATIONS) + 2 == len(METHODS)
+    assert set(PUBLISHED).isdisjoint({BASELINE, SMALL_BATCHES, UNTRAINED, *(method.name for method in COMBINATIONS)})
+    assert len(PUBLISHED) + len(COMBINATIONS) + 3 == len(METHODS)
     assert set(QUICK_METHODS) <= {method.name for method in METHODS}
 
 
