@@ -87,6 +87,7 @@ PARTS: Final = tuple(method.name for method in METHODS if "parameters" in method
 PUBLISHED: Final = tuple(
     method.name for method in METHODS if method not in COMBINATIONS and method.name not in {BASELINE, SMALL_BATCHES, UNTRAINED}
 )
+ENSEMBLES: Final = tuple(method.name for method in METHODS if "ensemble" in method.asks)
 QUICK_METHODS: Final = (BASELINE, "SV-DIFF", "AGC", "IET-AGC+")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from benchmarks.memorization.methods import BASELINE, PARTS, PUBLISHED, TUNED, Setting
+from benchmarks.memorization.methods import BASELINE, ENSEMBLES, PARTS, PUBLISHED, SMALL_BATCHES, TUNED, Setting
 from benchmarks.memorization.summary import copies, difference
 
 Units = Mapping[tuple[Setting, str], Sequence[Mapping[str, Any]]]
@@ -33,27 +33,31 @@ class Verdict:
 
 
 def verdicts(units: Units) -> list[Verdict]:
-    """All claims that the methods at hand allow to judge."""
+    """All claims that the methods at hand allow to judge; ensembles also beside plain training in batches as small as theirs."""
     judged: list[Verdict] = []
     for setting in dict.fromkeys(setting for setting, _ in units):
         if (setting, BASELINE) not in units:
             continue
         plain = units[setting, BASELINE]
+        small = {SMALL_BATCHES: units[setting, SMALL_BATCHES]} if (setting, SMALL_BATCHES) in units else {}
         if (setting, "IET-AGC+") in units:
-            judged.append(_strong_reduction(setting, units[setting, "IET-AGC+"], plain))
+            judged += [_strong_reduction(setting, units[setting, "IET-AGC+"], *other) for other in ({BASELINE: plain} | small).items()]
         parts = {name: units[setting, name] for name in PARTS if (setting, name) in units}
         if parts and setting in TUNED:
             judged.append(_small_part(setting, parts, plain))
-        judged += [_direction(setting, name, units[setting, name], plain) for name in PUBLISHED if (setting, name) in units]
+        for name in PUBLISHED:
+            if (setting, name) in units:
+                others = {BASELINE: plain} | (small if name in ENSEMBLES else {})
+                judged += [_direction(setting, name, units[setting, name], *other) for other in others.items()]
     return judged
 
 
-def _strong_reduction(setting: Setting, units: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> Verdict:
+def _strong_reduction(setting: Setting, units: Sequence[Mapping[str, Any]], other: str, plain: Sequence[Mapping[str, Any]]) -> Verdict:
     """IET-AGC+ against plain training."""
     score, before = copies(units)["value"], copies(plain)["value"]
-    claim = f"IET-AGC+ lowers the memorization score by at least {REDUCTION:.0%} at FID within +{WORSE_FID - 1:.0%}"
+    claim = f"IET-AGC+ lowers the memorization score of {other} by at least {REDUCTION:.0%} at FID within +{WORSE_FID - 1:.0%}"
     if before == 0:
-        return Verdict(claim, setting, "undecided", "plain training copied nothing")
+        return Verdict(claim, setting, "undecided", f"{other} copied nothing")
     reduction, ratio = 1 - score / before, _fid_ratio(units, plain)
     met = reduction >= REDUCTION and ratio <= WORSE_FID
     figures = f"score {before:.1%} to {score:.1%} ({-reduction:+.0%}), {_interval(units, plain)}; FID {ratio - 1:+.1%}"
@@ -72,17 +76,17 @@ def _small_part(setting: Setting, parts: Mapping[str, Sequence[Mapping[str, Any]
             told.append(f"{name} ({fraction:.2%}): {score:.1%}, FID {ratio - 1:+.1%}")
     claim = f"a part below {SMALL_PART:.0%} copies less than half as often as full fine-tuning at no worse FID"
     figures = f"full {before:.1%}; " + "; ".join(told) if told else f"no part is below {SMALL_PART:.0%}"
-    return Verdict(claim, setting, ("met" if met else "not met") if told else "undecided", figures)
+    return Verdict(claim, setting, ("met" if met else "not met") if told and before else "undecided", figures)
 
 
-def _direction(setting: Setting, name: str, units: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> Verdict:
+def _direction(setting: Setting, name: str, units: Sequence[Mapping[str, Any]], other: str, plain: Sequence[Mapping[str, Any]]) -> Verdict:
     """A published method copies less than plain training; undecided where the interval of the difference holds zero."""
     apart = difference(units, plain)
     outcome: Outcome = "met" if apart["high"] < 0 else "not met" if apart["low"] > 0 else "undecided"
     figures = (
         f"{copies(plain)['value']:.1%} to {copies(units)['value']:.1%}, {_interval(units, plain)}; FID {_fid_ratio(units, plain) - 1:+.1%}"
     )
-    return Verdict(f"{name} copies less than plain training", setting, outcome, figures)
+    return Verdict(f"{name} copies less than {other}", setting, outcome, figures)
 
 
 def _fid_ratio(units: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> float:

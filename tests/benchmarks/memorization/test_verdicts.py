@@ -77,5 +77,19 @@ def test_nothing_copied_at_first_cannot_be_reduced() -> None:
     assert verdict_on({"plain": none, "IET-AGC+": none}, "at least 80%").outcome == "undecided"
 
 
+def test_ensembles_are_judged_beside_plain_training_in_their_own_batches_too() -> None:
+    rows = {"plain": units(0.9, 0.5), "plain, batches of 4": units(0.3, 0.5), "IET-AGC+": units(0.1, 0.5), "AGC": units(0.3, 0.5)}
+    assert verdict_on(rows, "score of plain by at least").outcome == "met"
+    assert verdict_on(rows, "score of plain, batches of 4 by at least").outcome == "not met"  # two thirds less
+    assert verdict_on(rows, "IET-AGC+ copies less than plain, batches of 4").outcome == "met"
+    told = {v.claim for v in verdicts({("fine-tuned", name): row for name, row in rows.items()})}
+    assert "AGC copies less than plain, batches of 4" not in told
+
+
+def test_small_part_of_nothing_copied_is_undecided() -> None:
+    none = [unit | {"copies_by_canary": [0.0] * 4} for unit in units(0.5, 0.5)]
+    assert verdict_on({"plain": none, "SV-DIFF": units(0.1, 0.4, 0.003)}, "less than half as often").outcome == "undecided"
+
+
 def test_without_plain_training_there_is_nothing_to_compare_with() -> None:
     assert verdicts({("fine-tuned", "AGC"): units(0.1, 0.5)}) == []
