@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from services.trainer.filter_rules import AntiGradientRule, MagnitudeRule
+from services.trainer.filter_rules import AGC_DECAY, AGC_SCALE, AntiGradientRule, MagnitudeRule
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
 
@@ -18,8 +18,6 @@ QUANTILE: Final = 0.9  # as MemControl's `auto`: the tenth of each batch with th
 TIMESTEPS_PER_BIN: Final = 50  # whose magnitudes have a quantile in common; as the next two, our reconstruction
 QUANTILE_GAIN: Final = 0.1  # a sample above its limit moves it by 9 %, one below by 1 %
 WARM_VISITS: Final = 50  # before which a bin's quantile is not known well enough to drop by
-AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
-AGC_DECAY: Final = 0.8  # γ
 NEAR: Final = 2  # a filter's verdict on a sample that is kept, and whose film is to be shown changed at its next visit
 
 
@@ -34,7 +32,10 @@ class JudgedBatch:
 
 
 class BatchFilter(Protocol):
-    """Which samples of a batch count; one that has a state is Resumable."""
+    """Which samples of a batch count; one that has a state is Resumable.
+
+    What is no number is kept, so that the training sees that it diverged: filters ask what is beyond a limit, not what is within.
+    """
 
     def __call__(self, batch: JudgedBatch) -> Tensor:
         """A keep mask, B: boolean, or of whole numbers where some are NEAR."""
@@ -55,9 +56,9 @@ class MagnitudeFilter:
         """Keep what is below."""
         d_B = batch.magnitudes_B()
         if self.threshold is not None:
-            return batch.dropped_B | (d_B < self.threshold)
+            return batch.dropped_B | ~(d_B >= self.threshold)
         limit = torch.nanquantile(d_B.masked_fill(batch.dropped_B, torch.nan), self.quantile)
-        return batch.dropped_B | (d_B <= limit)
+        return batch.dropped_B | ~(d_B > limit)
 
 
 class TimestepMagnitudeFilter:
@@ -133,7 +134,7 @@ class AntiGradientFilter:
         t_B, losses_B = batch.timesteps_B, batch.losses_B
         before_B = self.bank_T[t_B]
         limit_B = before_B if self.until is None else before_B * (t_B < self.until)
-        kept_B = self.scale * losses_B >= limit_B
+        kept_B = ~(self.scale * losses_B < limit_B)
         # The same timestep may come several times: after c updates b is γ^c b plus each (1−γ) l times γ for every later one.
         same_BB = t_B[:, None] == t_B[None, :]
         later_B = same_BB.triu(1).sum(1)

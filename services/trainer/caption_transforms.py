@@ -120,8 +120,9 @@ def all_texts(prompts: Sequence[str], rules: Sequence[CaptionRule]) -> Iterator[
     yield from prompts
     for rule in rules:
         if isinstance(rule, MultipleCaptions):
+            others = {prompt: captions_of(prompt, rule.count)[1:] for prompt in dict.fromkeys(prompts)}
             for prompt in prompts:
-                yield from captions_of(prompt, rule.count)[1:]
+                yield from others[prompt]
 
 
 def meaningless_words(model: Model, prompts: Sequence[str]) -> list[str]:

@@ -35,7 +35,7 @@ Rows = NDArray[np.int64]
 class Dropped:
     """What is not learnt from: films, or the repeats of one that stays; by number in the data set."""
 
-    table: pa.Table  # record, reason, kept (the film that is in its place, none beyond the cap), visits (an epoch that are dropped)
+    table: pa.Table  # record, reason, kept (the film that is in its place, if one is), visits (an epoch that are dropped)
     clusters_across_patients: int  # the same picture under several patients' names: an error of labels or names, for a human
     films_across_patients: int
 
@@ -68,7 +68,7 @@ def deduplicate(films: TrainingSet, rule: Deduplication) -> tuple[TrainingSet, D
         {
             "record": films.records[listed],
             "reason": np.array(REASONS)[reason_N[listed]].tolist(),
-            "kept": pa.array(films.records[first_N[listed]], mask=beyond_N[listed]),
+            "kept": pa.array(films.records[first_N[listed]], mask=~stays_N[first_N[listed]]),
             "visits": films.repeats[listed] - repeated_N[listed],
         }
     )

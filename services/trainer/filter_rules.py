@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from shared.http.bodies import StrictSpec
+
+AGC_SCALE: Final = 1.25  # λ for Stable Diffusion: below 80 % of the mean is left out (Liu et al. 2024)
+AGC_DECAY: Final = 0.8  # γ
 
 
 class MagnitudeRule(StrictSpec):
@@ -48,12 +51,12 @@ class AntiGradientRule(StrictSpec):
 
     kind: Literal["anti_gradient"]
     scale: float = Field(
-        default=1.25,
+        default=AGC_SCALE,
         ge=1,
         le=1000,
         description="A sample is left out where this times its loss is below the mean: 1.25 below 80 %, 2 (for pixels) below half.",
     )
-    decay: float = Field(default=0.8, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
+    decay: float = Field(default=AGC_DECAY, ge=0, lt=1, description="What a timestep's mean keeps of itself at each visit.")
     until_timestep: int | None = Field(
         default=None, ge=1, le=1000, description="From this timestep on nothing is left out; a published variant has 600. null judges all."
     )

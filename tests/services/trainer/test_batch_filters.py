@@ -56,6 +56,12 @@ def test_batch_without_prompts_is_kept() -> None:
     assert MagnitudeFilter(threshold=1.0)(judged([0.0] * 3, torch.ones(3, dtype=torch.bool))).all()
 
 
+@pytest.mark.parametrize("judge", [MagnitudeFilter(), MagnitudeFilter(threshold=2.0)])
+def test_magnitude_that_is_no_number_is_kept(judge: BatchFilter) -> None:
+    assert judge(judged([1.0, math.nan, 0.0, 9.0, 1.0])).tolist() == [True, True, True, False, True]
+    assert judge(judged([math.nan] * 5)).all()
+
+
 # ---------------------------------------------------------------- magnitude by timestep
 
 
@@ -187,6 +193,33 @@ def test_samples_just_above_the_limit_are_near() -> None:
     verdicts = agc(losses_at([0.159, 0.161, 0.179, 0.181, 5.0, 0.161], [1, 2, 3, 4, 5, 900]))
     assert verdicts.tolist() == [0, NEAR, NEAR, 1, 1, 1]
     assert agc.bank_T[:7].tolist() == pytest.approx([0.0, 0.1918, 0.1922, 0.1958, 0.1962, 1.16, 0.2], rel=1e-4)
+
+
+@pytest.mark.parametrize("margin", [None, 0.1])
+def test_loss_that_is_no_number_is_kept_and_not_near(margin: float | None) -> None:
+    """Neither at a timestep that has a mean, nor at one whose mean is no number any more."""
+    agc = AntiGradientFilter(1000, torch.device("cpu"), margin=margin)
+    agc(losses_at([1.0, 1.0], [1, 2]))
+    assert agc(losses_at([math.nan, 0.1], [1, 2])).tolist() == [1, 0]
+    assert agc(losses_at([0.001, math.nan], [1, 1])).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        AntiGradientRule(kind="anti_gradient"),
+        MagnitudeRule(kind="magnitude"),
+        MagnitudeRule(kind="magnitude", threshold=2.0),
+        MagnitudeRule(kind="magnitude", by_timestep=True),
+    ],
+)
+def test_training_that_diverged_shows_it(rule: AntiGradientRule | MagnitudeRule) -> None:
+    """No filter leaves out what its network makes no number of: the step's loss is none, and who is told of it ends the training."""
+    model = tiny_model()
+    loss = DenoisingLoss(model, films(), Recipe(8, 4, 1e-3, 0.0, seed=0, batch_filter=open_batch_filter(rule)))
+    with torch.no_grad():
+        model.unet.conv_out.bias.fill_(math.nan)
+    assert all(value is not None and bool(value.isnan()) for value in map(loss, range(3)))
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 1.0])

@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from services.trainer import caption_transforms
 from services.trainer.caption_rules import EmbeddingNoise, MultipleCaptions, RandomCaption, RandomTokens, Scrub, WordRepetition
 from services.trainer.caption_transforms import (
     CaptionTransform,
@@ -122,6 +123,14 @@ def test_all_texts_are_prompts_and_their_captions() -> None:
     told = [PROMPTS[0], "a pear"]
     assert list(all_texts(told, [WordRepetition(kind="word_repetition")])) == told
     assert Counter(all_texts(told, [MultipleCaptions(kind="multiple")])) == Counter([*captions_of(PROMPTS[0], 20), "a pear"])
+
+
+def test_texts_of_films_with_one_prompt_count_each_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = mock.Mock(side_effect=captions_of)
+    monkeypatch.setattr(caption_transforms, "captions_of", made)
+    texts = all_texts([PROMPTS[0], "a pear", PROMPTS[0]], [MultipleCaptions(kind="multiple")])
+    assert Counter(texts) == Counter([*2 * captions_of(PROMPTS[0], 20), "a pear"])
+    assert [call.args[0] for call in made.call_args_list] == [PROMPTS[0], "a pear"]
 
 
 def test_run_that_was_ended_chooses_on() -> None:

@@ -134,6 +134,9 @@ def test_nothing_is_lost_without_a_line_and_again_drops_nothing(pictures: np.nda
     rule = Deduplication(films_per_patient=3)
     left, dropped = deduplicate(films, rule)
     gone = [row[0] for row in listed(dropped) if row[1] != "repeats"]
+    named = {row[2] for row in listed(dropped)}
+    assert named - {None} <= set(left.records.tolist())  # what is in a film's place was not dropped itself
+    assert None in named
     assert sorted([*left.records.tolist(), *gone]) == films.records.tolist()
     assert left.records.tolist() == sorted(left.records.tolist())
     assert sum(row[3] for row in listed(dropped)) == films.repeats.sum() - len(left.prompts)
@@ -160,6 +163,6 @@ def test_list_holds_numbers_and_reasons_alone(pictures: np.ndarray, tmp_path: Pa
     assert pq.read_table(tmp_path / DROPPED_NAME).to_pydict() == {
         "record": [17, 27, 37],
         "reason": ["beyond_cap", "duplicates", "duplicates"],
-        "kept": [None, 7, 17],
+        "kept": [None, 7, None],
         "visits": [1, 1, 1],
     }
