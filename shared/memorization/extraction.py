@@ -30,18 +30,26 @@ def edge_limit(strangers_MHW: Images, films_NHW: Images) -> float:
 def extracted_films(drawn: Sequence[Images], films_NHW: Images, *, limit: float, size: int) -> set[int]:
     """The training films that the prompts gave up: each prompt's images M×H×W, by a clique of at least `size` that meets a film.
 
-    Films are counted and not prompts: two prompts may give up the same one.
+    Films are counted and not prompts: two prompts may give up the same one, and a prompt gives up one, the nearest.
     """
     films = torch.from_numpy(films_NHW)
     found = set()
     for images_MHW in drawn:
         images = torch.from_numpy(images_MHW)
-        clique = find_clique(tile_max_distance(images, images).numpy() <= limit, size)
-        if clique:
-            nearest, place = tile_max_distance(images[clique], films).min(1)
-            if bool((nearest <= limit).any()):
-                found.add(int(place[nearest.argmin()]))
+        near_MM = tile_max_distance(images, images).numpy() <= limit
+        nearest_M, film_M = tile_max_distance(images, films).min(1)
+        meeting = (image for image in nearest_M.argsort(stable=True).tolist() if nearest_M[image] <= limit)
+        extracted = next((image for image in meeting if _is_in_clique(near_MM, image, size)), None)
+        if extracted is not None:
+            found.add(int(film_M[extracted]))
     return found
+
+
+def _is_in_clique(near_MM: NDArray[np.bool_], node: int, size: int) -> bool:
+    """Whether a clique of at least `size` holds the node: its neighbours then hold one that is smaller by the node."""
+    neighbours = np.flatnonzero(near_MM[node])
+    neighbours = neighbours[neighbours != node]
+    return size <= 1 or bool(find_clique(near_MM[np.ix_(neighbours, neighbours)], size - 1))
 
 
 def find_clique(near_MM: NDArray[np.bool_], size: int) -> list[int]:

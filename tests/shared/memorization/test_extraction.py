@@ -67,6 +67,20 @@ def test_film_that_two_prompts_give_up_counts_once_and_agreement_without_a_film_
     assert extracted_films([again, again + 1, shades(150, 151, 152)], films, limit=12 / 255, size=3) == {1}
 
 
+def test_agreement_on_something_else_does_not_hide_a_film() -> None:
+    """Of several cliques the one counts that meets a film, wherever its images stand among the others."""
+    films = shades(0, 100, 200)
+    both = shades(150, 151, 152, 99, 100, 101)
+    for order in ([0, 1, 2, 3, 4, 5], [3, 4, 5, 0, 1, 2], [0, 3, 1, 4, 2, 5]):
+        assert extracted_films([both[order]], films, limit=12 / 255, size=3) == {1}
+        assert extracted_films([both[order]], films, limit=12 / 255, size=4) == set()
+    assert extracted_films([shades(150, 151, 152, 100, 101)], films, limit=12 / 255, size=3) == set()  # the film's images are too few
+
+
+def test_of_several_films_a_prompt_gives_up_the_nearest() -> None:
+    assert extracted_films([shades(103, 104, 105, 201, 202, 203)], shades(0, 100, 200), limit=12 / 255, size=3) == {2}
+
+
 def test_limit_is_reached_by_the_stated_share_of_strangers() -> None:
     generator = np.random.default_rng(1)
     strangers, films = (generator.integers(0, 256, (count, SIDE, SIDE)).astype(np.uint8) for count in (150, 200))
