@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,7 +55,7 @@ from shared.diffusion.ranks import ALONE, Ranks
 from shared.errors import InvalidRequestError, JobCancelledError, NotFoundError, UnavailableError
 from shared.imaging.films import FilmTable
 from shared.jobs.context import JobContext
-from shared.jobs.records import JobStore
+from shared.jobs.records import JobState, JobStore
 from shared.storage import ObjectStore, open_store
 from shared.storage.patience import STORE_PATIENCE, PatientStore
 from shared.telemetry import get_logger, lethe_version
@@ -76,9 +76,9 @@ def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
             try:
                 manifest = attempt.run()
             except JobCancelledError:
-                attempt.clear_away([context.id])
+                attempt.clear_away({context.id: "cancelled"})
                 raise
-            attempt.clear_away([context.id])
+            attempt.clear_away({context.id: "succeeded"})
     return {"model": manifest.id, "metrics": manifest.metrics}
 
 
@@ -132,16 +132,20 @@ class _Attempt:
             metrics |= {"shards": rule.shards, "rounds": rule.rounds, "moved_films": len(self.moves) if self.moves is not None else 0}
         return self._commit(model, metrics, dataset, base, progress)
 
-    def clear_away(self, job_ids: list[str]) -> None:
-        """Remove the checkpoints of jobs that ended; what cannot be removed now waits for another training."""
+    def clear_away(self, ended: Mapping[str, JobState]) -> None:
+        """Remove what jobs that ended so kept, of a failed one the shards' states alone: there may be something to save.
+
+        What cannot be removed now waits for another training.
+        """
         if not self.ranks.leads:
             return
         with closing(JobStore(self.context.settings.sql_url)) as records:
-            for job_id in job_ids:
-                clear_away_shards(records, self.store, job_id)
+            for job_id, state in ended.items():
+                clear_away_shards(records, self.store, job_id, forget=state != "failed")
         try:
-            for job_id in job_ids:
-                self._checkpoints(self.store, job_id).remove()
+            for job_id, state in ended.items():
+                if state != "failed":
+                    self._checkpoints(self.store, job_id).remove()
         except UnavailableError as error:
             _LOG.warning("checkpoints of ended jobs not removed", exc_info=error)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
 from shared.errors import JobCancelledError, LetheError, NotFoundError, UnavailableError
-from shared.jobs.records import Job, JobStore
+from shared.jobs.records import Job, JobState, JobStore
 from shared.settings import Settings
 from shared.telemetry import get_logger
 
@@ -104,9 +104,9 @@ class JobContext:
         """Whether the record says that this attempt is over, asked now."""
         return self._read() is None
 
-    def ended_siblings(self) -> list[str]:
-        """Ids of the newest jobs of this kind that ended without a result: some had no process any more to clear up after them."""
-        return [job.id for job in self._store.list(kinds=[self.kind]) if job.state in {"cancelled", "failed"}]
+    def ended_siblings(self) -> dict[str, JobState]:
+        """How the newest jobs of this kind ended that have no result: some had no process any more to clear up after them."""
+        return {job.id: job.state for job in self._store.list(kinds=[self.kind]) if job.state in {"cancelled", "failed"}}
 
     @contextmanager
     def exchanging(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
@@ -22,6 +22,7 @@ from shared.settings import Settings
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 EventName = Literal["state", "progress", "end"]
+SETTLED: Final[tuple[JobState, ...]] = ("succeeded", "failed", "cancelled")
 
 # Rejecting early keeps the wait of those already queued bearable.
 MAX_QUEUED = 1000
@@ -63,7 +64,7 @@ class Job:
     @property
     def is_settled(self) -> bool:
         """Whether the job ended, one way or another."""
-        return self.state in {"succeeded", "failed", "cancelled"}
+        return self.state in SETTLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +285,12 @@ class JobStore:
         """Settle a running job as cancelled; False when this attempt no longer holds it."""
         with self._writing() as connection:
             return _settle(connection, job_id, attempt, state="cancelled") is not None
+
+    def forget_settled(self, *, kind: str, prefix: str) -> None:
+        """Delete the records, with their events, of settled jobs of a kind whose ids begin so: parts of a job that is over."""
+        gone = delete(JOBS).where(JOBS.c.kind == kind, JOBS.c.id.startswith(prefix, autoescape=True), JOBS.c.state.in_(SETTLED))
+        with self._writing() as connection:
+            connection.execute(gone)
 
     # ── the caller ──
 

@@ -21,7 +21,7 @@ import torch
 from services.trainer.checkpointing import TrainingCheckpoints
 from services.trainer.ensemble.rounds import Ensemble, ShardTask
 from services.trainer.ensemble.rules import EnsembleRule
-from services.trainer.ensemble.shard_spec import KIND, ShardSpec, shard_folder, shard_job_id, shards_folder
+from services.trainer.ensemble.shard_spec import KIND, ShardSpec, shard_folder, shard_job_id, shard_jobs_of, shards_folder
 from services.trainer.training_progress import Progress
 from services.trainer.training_spec import TrainingSpec
 from shared.diffusion.checkpoint_store import FOLDER, CheckpointStore
@@ -70,7 +70,7 @@ def train_in_rounds(desk: Desk, ensemble: Ensemble) -> None:
         except (JobInterruptedError, JobLostError):
             raise  # the next attempt goes on with the shards as they are
         except Exception:
-            clear_away_shards(records, desk.store, context.id)
+            clear_away_shards(records, desk.store, context.id, forget=False)
             raise
 
 
@@ -85,8 +85,11 @@ def opened_executor(settings: Settings, parallel: int) -> Iterator[Executor]:
         executor.close(grace=STOP_GRACE)
 
 
-def clear_away_shards(records: JobStore, store: ObjectStore, training: str) -> None:
-    """Settle the shards of a training that ended, and remove what they kept; what cannot be done now waits for another training."""
+def clear_away_shards(records: JobStore, store: ObjectStore, training: str, *, forget: bool) -> None:
+    """Settle the shards of a training that ended, remove what they kept and, if asked, their records.
+
+    What cannot be done now waits for another training.
+    """
     try:
         for job in records.unsettled(kinds=[KIND]):
             if job.spec["training"] == training and records.request_cancel(job.id).state == "running":
@@ -94,6 +97,8 @@ def clear_away_shards(records: JobStore, store: ObjectStore, training: str) -> N
         while found := store.list(prefix=f"{FOLDER}/{shards_folder(training)}/"):
             for entry in found:
                 store.delete(key=entry.key)
+        if forget:
+            records.forget_settled(kind=KIND, prefix=shard_jobs_of(training))
     except UnavailableError as error:
         _LOG.warning("shards of an ended training not cleared away", exc_info=error)
 

@@ -34,7 +34,12 @@ class ShardSpec(StrictSpec):
 
 def shard_job_id(training: str, number: int, shard: int) -> str:
     """The same at every attempt at the training, so that what was done is found again."""
-    return f"{training}-r{number}-s{shard}"
+    return f"{shard_jobs_of(training)}r{number}-s{shard}"
+
+
+def shard_jobs_of(training: str) -> str:
+    """What the ids of all jobs of a training's shards begin with."""
+    return f"{training}-"
 
 
 def shards_folder(training: str) -> str:

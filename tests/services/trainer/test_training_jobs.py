@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from services.trainer import text_pretraining, training, training_jobs, validation_strip
 from services.trainer.deduplication import DROPPED_NAME
 from services.trainer.denoising_loss import DenoisingLoss
+from services.trainer.ensemble.shard_spec import shard_folder, shard_job_id
 from services.trainer.parameters.deltas import DELTAS_NAME
 from services.trainer.parameters.kinds import AnyParameters
 from services.trainer.parameters.selection import select_parameters
@@ -493,6 +494,25 @@ def test_next_training_clears_up_after_cancelled_ones(context: Callable[..., Job
     cancelled._store.request_cancel(cancelled.id)
     run_training(context("training", new_id("job"), spec(stocked_home)))
     assert kept.steps() == []
+
+
+def test_next_training_leaves_the_checkpoints_of_a_failed_one_and_clears_up_after_its_shards(
+    context: Callable[..., JobContext], stocked_home: StockedHome
+) -> None:
+    failed = context("training", new_id("job"), spec(stocked_home))
+    store = open_store(stocked_home.settings)
+    kept, of_shard = (
+        CheckpointStore(store, folder, scratch=stocked_home.folder, keep=2) for folder in (failed.id, shard_folder(failed.id, 0))
+    )
+    kept.write(3, State())
+    of_shard.write(3, State())
+    shard = shard_job_id(failed.id, 1, 0)
+    failed._store.create(job_id=shard, kind="shard", spec={"training": failed.id})
+    failed._store.fail(job_id=failed.id, attempt=1, problem={})
+    run_training(context("training", new_id("job"), spec(stocked_home)))
+    assert kept.steps() == [3]
+    assert of_shard.steps() == []
+    assert failed._store.get(shard).state == "cancelled"
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def test_siblings_that_ended_without_a_result_are_named(context: JobContext, sto
         store.claim_this(job_id, owner="test")
     store.fail(job_id="job_3", attempt=1, problem={})
     store.succeed(job_id="job_4", attempt=1, result={})
-    assert context.ended_siblings() == ["job_3", "job_2"]
+    assert context.ended_siblings() == {"job_3": "failed", "job_2": "cancelled"}
 
 
 def test_thousand_reports_are_few_writes_and_the_last_arrives(context: JobContext, store: JobStore) -> None:

@@ -111,6 +111,31 @@ def test_unsettled_jobs_are_those_that_wait_or_run(store: JobStore) -> None:
     assert [(job.id, job.state) for job in store.unsettled(kinds=["work"])] == [("job_1", "running"), ("job_4", "queued")]
 
 
+def test_settled_jobs_are_forgotten_by_kind_and_beginning_of_their_ids_with_their_events(store: JobStore) -> None:
+    for job_id, kind in (
+        ("job_1-a", "part"),
+        ("job_1-b", "part"),
+        ("job_1-c", "part"),
+        ("job_10-a", "part"),
+        ("jobX1-a", "part"),
+        ("job_1-d", "whole"),
+    ):
+        store.create(job_id=job_id, kind=kind, spec={})
+    for job_id in ("job_1-a", "job_10-a", "jobX1-a", "job_1-d"):
+        store.request_cancel(job_id)
+    store.claim_this("job_1-b", owner="me")
+    store.forget_settled(kind="part", prefix="job_1-")
+    assert {job.id: job.state for job in store.list(kinds=["part", "whole"])} == {
+        "job_1-b": "running",
+        "job_1-c": "queued",
+        "job_10-a": "cancelled",
+        "jobX1-a": "cancelled",
+        "job_1-d": "cancelled",
+    }
+    assert event_names(store, "job_1-a") == []
+    assert event_names(store, "job_10-a") == ["state", "end"]
+
+
 def test_many_claimers_never_get_one_job_twice(database_url: str, store: JobStore) -> None:
     queue(store, *(f"job_{number:02}" for number in range(20)))
     taken: list[str] = []
