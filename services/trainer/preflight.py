@@ -194,14 +194,15 @@ def require_memory(estimate: Estimate, spec: TrainingSpec, *, device_bytes: int 
     after = estimate.needs(spec.model_copy(update=change))
     would = sum((after.device if short is needs.device else after.host).values())
     wishes = ", ".join(f"{name} {_told(value)}" for name, value in change.items())
-    raise MemoryShortageError(f"{told}; with {wishes} it needs about {_gib(would)} and fits.", field=next(iter(change)))
+    remark = " The batch filter would judge each of the smaller passes by itself." if spec.batch_filter and "batch_size" in change else ""
+    raise MemoryShortageError(f"{told}; with {wishes} it needs about {_gib(would)} and fits.{remark}", field=_field(next(iter(change))))
 
 
 def _changes(spec: TrainingSpec) -> Iterator[Change]:
     """What could be asked for instead, the smallest change first: few before many, and in the order of what they cost.
 
-    Smaller passes cost nothing; shards in turn, recomputing and encoding anew cost time; bfloat16 costs digits; the last two learn
-    something else.
+    Smaller passes cost nothing; shards in turn, recomputing and encoding anew cost time; bfloat16 costs digits; no average and a
+    frozen text encoder learn something else. So do smaller passes where a batch filter judges each: then they come last.
     """
     batches: list[Change] = [{}]
     for passes in range(2, spec.batch_size + 1):
@@ -209,7 +210,6 @@ def _changes(spec: TrainingSpec) -> Iterator[Change]:
         if spec.batch_size % passes == 0 and (spec.batch_size // passes) % spec.data_parallel.ranks == 0 and accumulation <= 1024:
             batches.append({"batch_size": spec.batch_size // passes, "gradient_accumulation": accumulation})
     alternatives: list[list[Change]] = [
-        batches,
         [{}] if spec.ensemble is None or spec.ensemble.parallel == 1 else [{}, {"ensemble": _in_turn(spec.ensemble)}],
         [{}] if spec.gradient_checkpointing else [{}, {"gradient_checkpointing": True}],
         [{}, {"cache_embeddings": False}] if spec.cache_embeddings and spec.text_encoder == "frozen" else [{}],
@@ -218,11 +218,17 @@ def _changes(spec: TrainingSpec) -> Iterator[Change]:
         [{}] if spec.ema_decay is None else [{}, {"ema_decay": None}],
         [{}] if spec.text_encoder == "frozen" else [{}, {"text_encoder": "frozen", "cache_embeddings": False}],
     ]
+    alternatives.insert(0 if spec.batch_filter is None else len(alternatives), batches)
     choices = [choice for choice in product(*(range(len(options)) for options in alternatives)) if any(choice)]
     # Fewer changes first; of equally many, those whose costliest one costs least; of equal ones, the larger batch.
     choices.sort(key=lambda choice: (sum(map(bool, choice)), max(place for place, taken in enumerate(choice) if taken), choice))
     for choice in choices:
         yield {name: value for options, taken in zip(alternatives, choice, strict=True) for name, value in options[taken].items()}
+
+
+def _field(change: str) -> str:
+    """Which field a change is of; of an ensemble one is changed."""
+    return "ensemble.parallel" if change == "ensemble" else change
 
 
 def _in_turn(rule: EnsembleRule) -> EnsembleRule:

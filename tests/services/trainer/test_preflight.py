@@ -129,7 +129,7 @@ def test_shards_in_turn_are_offered_where_several_do_not_fit(estimate: Estimate)
     room = device_bytes(estimate, spec(batch_size=1, ensemble={"kind": "iet"}, precision="bf16", gradient_checkpointing=True))
     with pytest.raises(MemoryShortageError, match="with ensemble parallel 1 it needs") as caught:
         require_memory(estimate, asked, device_bytes=room, host_bytes=PLENTY)
-    assert caught.value.field == "ensemble"
+    assert caught.value.field == "ensemble.parallel"
 
 
 def test_training_that_fits_is_let_pass(estimate: Estimate) -> None:
@@ -161,6 +161,23 @@ def test_smallest_change_that_fits_is_named(estimate: Estimate, wishes: dict[str
     assert caught.value.field == field
     assert "it needs about" in str(caught.value)
     assert "activations" in str(caught.value)
+
+
+def test_smaller_passes_are_offered_last_and_with_a_remark_where_a_filter_judges_each(estimate: Estimate) -> None:
+    filtered: dict[str, Any] = {"batch_filter": {"kind": "magnitude"}}
+    smaller: dict[str, Any] = {"batch_size": 1, "gradient_accumulation": 16}
+    room = device_bytes(estimate, spec(gradient_checkpointing=True))
+    with pytest.raises(MemoryShortageError, match=r"with batch_size \d, .* and fits\.$"):
+        require_memory(estimate, spec(), device_bytes=room, host_bytes=PLENTY)
+    with pytest.raises(MemoryShortageError, match=r"with gradient_checkpointing true .* and fits\.$") as caught:
+        require_memory(estimate, spec(**filtered), device_bytes=room, host_bytes=PLENTY)
+    assert caught.value.field == "gradient_checkpointing"
+    least = spec(**filtered, precision="bf16", gradient_checkpointing=True, cache_latents=False, ema_decay=None, text_encoder="frozen")
+    least = least.model_copy(update={"cache_embeddings": False})
+    room = device_bytes(estimate, least.model_copy(update=smaller))
+    with pytest.raises(MemoryShortageError, match=r"with batch_size 1, .* fits\. The batch filter would judge") as caught:
+        require_memory(estimate, least, device_bytes=room, host_bytes=PLENTY)
+    assert caught.value.field == "batch_size"
 
 
 def test_named_change_is_one_that_fits(estimate: Estimate) -> None:
