@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from services.trainer.augmentation import MarkedFilms
 from services.trainer.batch_filters import NEAR, AntiGradientFilter, BatchFilter, JudgedBatch, open_batch_filter
 from services.trainer.caption_rules import EmbeddingNoise
 from services.trainer.caption_transforms import OpenTransform, open_caption_transform
-from services.trainer.ensemble.augmentation import MarkedFilms
 from services.trainer.parameters.kinds import FullParameters
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.prompt_embeddings import PromptEmbeddings, TextEncoder

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from services.trainer.ensemble.augmentation import ANGLE, BRIGHTNESS, CONTRAST, SCALE, SHIFT, Changes, MarkedFilms
+from services.trainer.augmentation import ANGLE, BRIGHTNESS, CONTRAST, SCALE, SHIFT, Changes, MarkedFilms
 from shared.diffusion.checkpoints import State
 
 NONE = Changes(torch.zeros(1), torch.zeros(1, 2), torch.ones(1), torch.ones(1), torch.ones(1))
