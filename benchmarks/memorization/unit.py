@@ -17,7 +17,7 @@ from benchmarks.memorization.methods import UNTRAINED, Method, Setting, spec_of
 from benchmarks.memorization.regime import Regime
 from services.trainer.activation_memory import Networks
 from services.trainer.denoising_loss import Recipe
-from services.trainer.ensemble.rounds import train_ensemble
+from services.trainer.ensemble.in_process import train_ensemble
 from services.trainer.preparation import prepare
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training import train_denoiser

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from services.trainer.denoising_loss import DenoisingLoss, Recipe, cache_latents
-from services.trainer.parameters.learning_parameters import LearningParameters
+from services.trainer.parameters.learning_parameters import merge_learnt
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.checkpoints import State
@@ -92,9 +92,6 @@ def train_denoiser(
     modules = recipe.modules(model)
     plan = recipe.optimisation
     optimise(modules, loss, plan, lambda step, value: on_step(step + 1, plan.steps, "denoiser", value), checkpoints, ranks)
-    deltas: dict[str, Tensor] = {}
-    for module in modules:
-        if isinstance(module, LearningParameters):
-            deltas |= module.merge()
+    deltas = merge_learnt(modules)
     model.weights_changed()
     return deltas

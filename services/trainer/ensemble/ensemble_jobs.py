@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from services.trainer.checkpointing import TrainingCheckpoints
-from services.trainer.ensemble.rounds import Ensemble, ShardTask
+from services.trainer.ensemble.rounds import PHASE, Ensemble, ShardTask
 from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.ensemble.shard_spec import KIND, ShardSpec, shard_folder, shard_job_id, shard_jobs_of, shards_folder
 from services.trainer.training_progress import Progress
@@ -39,7 +39,6 @@ from shared.settings import Settings
 from shared.storage import ObjectStore, integrity_failure
 from shared.telemetry import get_logger
 
-PHASE: Final = "denoiser"
 WORKER: Final = "services.trainer.worker"
 TELL_EVERY: Final = timedelta(seconds=0.5)  # how often the shards' records are read for the training's progress
 CANCEL_GRACE: Final = timedelta(seconds=4)  # what shards get to see that they are cancelled, before they are told by signal

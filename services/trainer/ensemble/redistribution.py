@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class Move:
-    """A patient that went from one shard to another, and the share of its films' visits in the round that were skipped."""
-
-    patient: int
-    source: int
-    target: int
-    skip_rate: float
-
-
 def redistribute(
     shards_N: NDArray[np.int64], patients_N: NDArray[np.int64], visits_N: NDArray[np.int64], skips_N: NDArray[np.int64], share: float
-) -> tuple[NDArray[np.int64], list[Move]]:
-    """Swap this share of each shard's patients, those skipped most, with those of the next shard that were skipped least.
+) -> NDArray[np.int64]:
+    """Every film's shard, after this share of each shard's patients, those skipped most, swapped with the next shard's skipped least.
 
     The idea is of IET-AGC+ (Guan et al. 2025); the rule is our reconstruction. A patient moves with all its films, every shard keeps
     its number of patients, and only patients that were visited in the round and are skipped more than those they swap with are swapped.
@@ -30,18 +19,15 @@ def redistribute(
     count = int(shards_N.max()) + 1
     ranked = [_by_skip_rate(np.flatnonzero(shards_N == shard), patients_N, visits_N, skips_N) for shard in range(count)]
     patients_K = [len(np.unique(patients_N[shards_N == shard])) for shard in range(count)]
-    moves: list[Move] = []
+    moved_N = shards_N.copy()
     for source in range(count if count > 1 else 0):
         target = (source + 1) % count
         # At most half of each shard leaves as the most skipped, and half as the least, so that nobody does both.
         swaps = min(math.ceil(round(share * patients_K[source], 9)), len(ranked[source]) // 2, len(ranked[target]) // 2)
         for (high, often), (low, seldom) in zip(ranked[source][::-1][:swaps], ranked[target][:swaps], strict=True):
             if often > seldom:
-                moves += [Move(high, source, target, often), Move(low, target, source, seldom)]
-    moved_N = shards_N.copy()
-    for move in moves:
-        moved_N[patients_N == move.patient] = move.target
-    return moved_N, moves
+                moved_N[patients_N == high], moved_N[patients_N == low] = target, source
+    return moved_N
 
 
 def _by_skip_rate(

@@ -8,7 +8,6 @@ N films, M moves.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +25,7 @@ from services.trainer.ensemble.moved import move_deck
 from services.trainer.ensemble.redistribution import redistribute
 from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.ensemble.shards import deal_shards
-from services.trainer.parameters.learning_parameters import LearningParameters
+from services.trainer.parameters.learning_parameters import merge_learnt
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.skip_counts import SkipCounts
 from services.trainer.training_set import TrainingSet
@@ -35,6 +34,7 @@ from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
 from shared.diffusion.random_streams import GlobalStreams
 
+PHASE: Final = "denoiser"  # of a training, whose place the rounds take
 _MOVE: Final = 4  # numbers of a move: round, film, from which shard, to which
 
 
@@ -113,7 +113,7 @@ class Ensemble:
         self.before_N = self.shards_N
         if self.rule.redistribute is not None and self.rule.moves_after(self.round):
             visits_N, skips_N = counted.visits_N.numpy(), counted.skips_N.numpy()
-            self.shards_N, _ = redistribute(self.shards_N, self.films.patients, visits_N, skips_N, self.rule.redistribute)
+            self.shards_N = redistribute(self.shards_N, self.films.patients, visits_N, skips_N, self.rule.redistribute)
             moved = np.flatnonzero(self.shards_N != self.before_N)
             rounds = np.full_like(moved, self.round)
             columns = [rounds, self.films.records[moved], self.before_N[moved], self.shards_N[moved]]
@@ -128,10 +128,7 @@ class Ensemble:
         run = Run(modules, lambda _step: None, recipe.optimisation)
         run.adopt(with_average(run.state(), self.averaged))
         run.finish()
-        deltas: dict[str, Tensor] = {}
-        for module in modules:
-            if isinstance(module, LearningParameters):
-                deltas |= module.merge()
+        deltas = merge_learnt(modules)
         model.weights_changed()
         return deltas
 
@@ -161,46 +158,6 @@ class Ensemble:
         return round(done * self._steps / self.rule.rounds)
 
 
-@dataclass(frozen=True)
-class EnsembleOutcome:
-    """What came of an ensemble beside the model: `moves_M4` has round, record, from which shard, to which shard."""
-
-    skips: SkipCounts
-    moves_M4: NDArray[np.int64]
-    deltas: dict[str, Tensor]
-
-
-def train_ensemble(
-    model: Model,
-    films: TrainingSet,
-    recipe: Recipe,
-    rule: EnsembleRule,
-    on_step: Callable[[int, int, str, Tensor], None],
-    skips: SkipCounts | None = None,
-) -> EnsembleOutcome:
-    """Train a denoiser by an ensemble in this process, shard after shard, all states in memory; the model ends as the last average.
-
-    `recipe.steps` are those of all shards together: as many samples are seen as by `train_denoiser` with the same recipe.
-    `on_step` is told the step (of all shards), of how many, "denoiser", and the loss.
-    """
-    ensemble = Ensemble(films, recipe, rule, SkipCounts(films) if skips is None else skips)
-    total = rule.shards * (recipe.steps // rule.shards)
-    states: list[State | None] = [None] * rule.shards
-    while not ensemble.is_over:
-        for task in ensemble.tasks():
-            run = begin_shard(copied(model), films, recipe, rule, task, states[task.shard])
-            before = ensemble.step + task.shard * (task.ends - task.begins) - task.begins
-
-            def tell(step: int, value: Tensor, before: int = before) -> None:
-                on_step(before + step + 1, total, "denoiser", value)
-
-            run.advance_until(task.ends, tell)
-            states[task.shard] = run.state().copied()
-        ensemble.close_round(state for state in states if state is not None)
-    deltas = ensemble.finish(model, recipe)
-    return EnsembleOutcome(ensemble.skips, ensemble.moves_M4, deltas)
-
-
 def begin_shard(model: Model, films: TrainingSet, recipe: Recipe, rule: EnsembleRule, task: ShardTask, own: State | None) -> Run:
     """A shard's run as its round begins: its `own` state after the round before with all shards' average, or from the start.
 
@@ -221,11 +178,6 @@ def shard_recipe(recipe: Recipe, films: TrainingSet, rule: EnsembleRule, shard: 
     seed = recipe.seed if shard == 0 else int(np.random.SeedSequence([recipe.seed, shard]).generate_state(1)[0])
     captions = tuple(partial(_opened_with, opens, films.prompts) for opens in recipe.captions)
     return replace(recipe, steps=recipe.steps // rule.shards, seed=seed, captions=captions)
-
-
-def copied(model: Model) -> Model:
-    """A model whose denoiser and text encoder may be trained without the other's; the autoencoder never moves."""
-    return replace(model, unet=copy.deepcopy(model.unet), text_encoder=copy.deepcopy(model.text_encoder))
 
 
 def _opened_with(

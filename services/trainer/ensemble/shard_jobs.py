@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from services.trainer.checkpointing import Cadence, TrainingCheckpoints
 from services.trainer.denoising_loss import Recipe
-from services.trainer.ensemble.rounds import Ensemble, begin_shard
+from services.trainer.ensemble.rounds import PHASE, Ensemble, begin_shard
 from services.trainer.ensemble.shard_spec import ShardSpec, shard_folder
 from services.trainer.finished_parts import FinishedParts
 from services.trainer.preparation import prepare
@@ -25,8 +25,6 @@ from shared.diffusion.checkpoints import State
 from shared.jobs.context import JobContext
 from shared.storage import ObjectStore, integrity_failure, open_store
 from shared.storage.patience import STORE_PATIENCE, PatientStore
-
-PHASE: Final = "denoiser"
 
 
 def run_shard(context: JobContext) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from services.trainer.denoising_loss import Recipe
-from services.trainer.ensemble.rounds import copied, train_ensemble
+from services.trainer.ensemble.in_process import copied, train_ensemble
 from services.trainer.preparation import prepare
 from services.trainer.training import train_denoiser
 from services.trainer.training_set import TrainingSet

@@ -18,8 +18,8 @@ from services.trainer import text_pretraining, training
 from services.trainer.denoising_loss import Recipe
 from services.trainer.ensemble import ensemble_jobs
 from services.trainer.ensemble.ensemble_jobs import clear_away_shards, opened_executor
+from services.trainer.ensemble.in_process import train_ensemble
 from services.trainer.ensemble.move_log import MOVES_NAME
-from services.trainer.ensemble.rounds import train_ensemble
 from services.trainer.skip_counts import SKIPS_NAME
 from services.trainer.training_jobs import open_model, read_training_set, run_training
 from services.trainer.training_spec import TrainingSpec

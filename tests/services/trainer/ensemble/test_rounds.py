@@ -1,4 +1,4 @@
-"""The rounds of an ensemble: one shard is plain training, the order of shards changes nothing, a round that is kept goes on."""
+"""The rounds of an ensemble: who learns what and when, what is averaged, who moves, and that a round that is kept goes on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from services.trainer.batch_filters import AntiGradientFilter
 from services.trainer.caption_rules import MultipleCaptions, RandomCaption
 from services.trainer.caption_transforms import open_caption_transform
 from services.trainer.denoising_loss import Recipe
-from services.trainer.ensemble.rounds import Ensemble, EnsembleOutcome, begin_shard, copied, shard_recipe, train_ensemble
+from services.trainer.ensemble.in_process import copied
+from services.trainer.ensemble.rounds import Ensemble, begin_shard, shard_recipe
 from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.parameters.kinds import LowRankParameters, SingularValueParameters
 from services.trainer.parameters.selection import PartOfDenoiser
 from services.trainer.skip_counts import SkipCounts
-from services.trainer.training import train_denoiser
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.checkpoints import State
 from shared.diffusion.model import Model
@@ -72,68 +72,6 @@ def weights(model: Model) -> dict[str, Tensor]:
 def same(left: Model, right: Model) -> bool:
     ours, theirs = weights(left), weights(right)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def trained(wishes: Recipe, asked: EnsembleRule, steps: list[tuple[int, int]] | None = None) -> tuple[Model, EnsembleOutcome]:
-    model = tiny_model()
-    torch.manual_seed(5)
-
-    def tell(step: int, of: int, _phase: str, _loss: Tensor) -> None:
-        if steps is not None:
-            steps.append((step, of))
-
-    return model, train_ensemble(model, films(), wishes, asked, tell)
-
-
-def nothing(*_facts: Any) -> None:
-    """Told, and forgotten."""
-
-
-def plainly(wishes: Recipe) -> tuple[Model, SkipCounts, dict[str, Tensor]]:
-    model = tiny_model()
-    torch.manual_seed(5)
-    skips = SkipCounts(films())
-    deltas = train_denoiser(model, films(), wishes, nothing, skips=skips)
-    return model, skips, deltas
-
-
-@pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize(
-    "changed",
-    [
-        pytest.param({}, id="plain"),
-        pytest.param(WITH_CONTROL | {"captions": (RANDOM_CAPTIONS,)}, id="control and captions"),
-        pytest.param(SINGULAR_VALUES, id="svdiff"),
-        pytest.param(ADAPTERS | {"captions": (SEVERAL_CAPTIONS,)}, id="lora and several captions"),
-        pytest.param({"ema_decay": None, "gradient_checkpointing": True}, id="without average"),
-    ],
-)
-def test_one_shard_is_plain_training_bit_for_bit(changed: dict[str, Any], rounds: int) -> None:
-    wishes = recipe(**changed)
-    plain, skips, deltas = plainly(wishes)
-    steps: list[tuple[int, int]] = []
-    model, outcome = trained(wishes, rule(shards=1, rounds=rounds), steps)
-    assert same(model, plain)
-    assert outcome.skips.totals() == skips.totals()
-    assert torch.equal(outcome.skips.visits_N, skips.visits_N)
-    assert outcome.deltas.keys() == deltas.keys()
-    assert all(torch.equal(outcome.deltas[name], deltas[name]) for name in deltas)
-    assert [step for step, _ in steps] == sorted({step for step, _ in steps})
-    assert {of for _, of in steps} == {12}
-
-
-def test_shards_see_their_own_films_alone_and_as_many_samples_as_plain_training() -> None:
-    wishes, asked = recipe(**WITH_CONTROL), rule()
-    ensemble = Ensemble(films(), wishes, asked, SkipCounts(films()))
-    first, second = ensemble.tasks()
-    assert sorted([*first.rows, *second.rows]) == list(range(FILMS))
-    assert not set(films().patients[first.rows]) & set(films().patients[second.rows])
-    steps: list[tuple[int, int]] = []
-    _, outcome = trained(wishes, asked, steps)
-    assert int(outcome.skips.visits_N.sum()) == 12 * 4
-    assert outcome.skips.visits_N[torch.from_numpy(first.rows)].sum() == 6 * 4
-    assert outcome.moves_M4.shape == (0, 4)
-    assert max(step for step, _ in steps) <= 12
 
 
 def test_steps_are_dealt_to_rounds_evenly_and_none_is_empty() -> None:
@@ -192,19 +130,6 @@ class Rounds:
             self.ensemble.restore(kept)
         self.ensemble.finish(self.model, self.wishes)
         return self.model
-
-
-@pytest.mark.parametrize(
-    ("order", "break_at"),
-    [pytest.param(reversed, None, id="shards in reverse"), pytest.param(iter, 5, id="broken off in the middle of a round")],
-)
-def test_order_of_shards_and_breaks_change_nothing(order: Callable[[list[Any]], Any], break_at: int | None) -> None:
-    wishes, asked = recipe(steps=24, **WITH_CONTROL), rule(rounds=4, redistribute=0.25)
-    model, outcome = trained(wishes, asked)
-    rounds = Rounds(wishes, asked)
-    assert same(rounds.train(order, break_at=break_at), model)
-    assert rounds.ensemble.skips.totals() == outcome.skips.totals()
-    assert np.array_equal(rounds.ensemble.moves_M4, outcome.moves_M4)
 
 
 def test_patients_whose_samples_are_left_out_change_places_after_the_third_round() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.trainer.parameters.learning_parameters import LearningParameters
+from services.trainer.parameters.learning_parameters import LearningParameters, merge_learnt
+from services.trainer.parameters.scale_factors import ScaledLinear
 
 
 def test_holds_what_learns_and_nothing_else() -> None:
@@ -33,3 +34,16 @@ def test_network_is_switched_with_it() -> None:
     assert not network[1].training
     chosen.train()
     assert network[1].training
+
+
+def test_all_that_learnt_is_merged_and_whole_networks_stay_as_they_are() -> None:
+    whole, first, second = (
+        nn.Linear(2, 2),
+        nn.Sequential(ScaledLinear(nn.Linear(2, 3))),
+        nn.Sequential(nn.ReLU(), ScaledLinear(nn.Linear(3, 1))),
+    )
+    learning = [LearningParameters(network, [layer.gamma]) for network, layer in ((first, first[0]), (second, second[1]))]
+    deltas = merge_learnt([learning[0], whole, learning[1]])
+    assert {name: tensor.tolist() for name, tensor in deltas.items()} == {"0.gamma": [1.0, 1.0, 1.0], "1.gamma": [1.0]}
+    assert [type(layer) for layer in (first[0], second[1])] == [nn.Linear, nn.Linear]
+    assert merge_learnt([whole]) == {}
