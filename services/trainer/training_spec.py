@@ -140,7 +140,7 @@ class TrainingSpec(StrictSpec):
         if (steps := info.data.get("steps")) is not None and steps < rule.shards * rule.rounds:
             raise ValueError(f"{rule.shards} shards of {rule.rounds} rounds take {rule.shards * rule.rounds} steps or more")
         if rule.redistribute is not None and "batch_filter" in info.data and info.data["batch_filter"] is None:
-            raise ValueError("patients move by how often a batch filter leaves them out; give a batch_filter, or redistribute null")
+            raise ValueError("ensemble.redistribute moves by how often a batch filter leaves out; give a batch_filter, or take null")
         parallel: DataParallel | None = info.data.get("data_parallel")
         if parallel is not None and parallel.ranks > 1:
             raise ValueError("shards learn in processes of their own, and share no batches; set data_parallel.ranks to 1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request
@@ -75,11 +75,12 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:
     """A request against the schema, or one that is no JSON at all."""
-    violations = cast("RequestValidationError", error).errors()
+    raised = cast("RequestValidationError", error)
+    violations = raised.errors()
     slug, detail = "validation", "Some fields break the schema; see errors."
     if any(violation["type"] == "json_invalid" for violation in violations):
         slug, detail = "malformed-request", "The body is not valid JSON."
-    errors = [_field_problem(violation) for violation in violations] if slug == "validation" else None
+    errors = [_field_problem(violation, raised.body) for violation in violations] if slug == "validation" else None
     return problem_response(problem_document(slug, detail=detail, instance=request.url.path, trace_id=current_trace_id(), errors=errors))
 
 
@@ -100,10 +101,22 @@ def _allowed_methods(request: Request) -> str:
     )
 
 
-def _field_problem(violation: Mapping[str, Any]) -> FieldProblem:
+def _field_problem(violation: Mapping[str, Any], body: object) -> FieldProblem:
     """One violation without what was sent."""
-    loc = [_safe_part(part) for part in cast("Sequence[str | int]", violation["loc"])]
+    loc = [_safe_part(part) for part in _fields(violation, body)]
     return FieldProblem(loc=loc, msg=_safe_message(violation), type=str(violation["type"]))
+
+
+def _fields(violation: Mapping[str, Any], body: object) -> Iterator[str | int]:
+    """Where a violation is, by fields alone: Pydantic also names which part of a union was meant, by a value of its tag."""
+    loc = cast("Sequence[str | int]", violation["loc"])
+    lacking = len(loc) - 1 if violation["type"] == "missing" else None  # a field whose name may be somewhere a value
+    at: Any = {"body": body}
+    for place, part in enumerate(loc):
+        if isinstance(at, dict) and part not in at and part in at.values() and place != lacking:
+            continue
+        yield part
+        at = at.get(part) if isinstance(at, dict) else at[part] if isinstance(at, list) and isinstance(part, int) else None
 
 
 def _safe_part(part: str | int) -> str | int:

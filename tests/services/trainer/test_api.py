@@ -139,8 +139,8 @@ async def test_table_without_a_needed_column_fails_the_job_and_commits_nothing(t
         ({"canaries": {"count": -1, "repeats": 40}}, ["body", "canaries", "count"]),
         ({"canaries": {"count": 1, "repeats": 40, "extra": 1}}, ["body", "canaries", "extra"]),
         ({"source": {"format": "tiff"}}, ["body", "source"]),
-        ({"source": {"format": "dicom"}}, ["body", "source", "dicom", "uri"]),
-        ({"source": {"format": "phantom", "patients": True}}, ["body", "source", "phantom", "patients"]),
+        ({"source": {"format": "dicom"}}, ["body", "source", "uri"]),
+        ({"source": {"format": "phantom", "patients": True}}, ["body", "source", "patients"]),
         ({"extra": 1}, ["body", "extra"]),
         ({"name": "a\0"}, ["body", "name"]),
         ({"seed": -1}, ["body", "seed"]),
@@ -380,6 +380,24 @@ async def test_training_that_cannot_be_is_refused_at_once(trainer: Trainer, chan
     assert answered == status
     assert named in (problem["detail"] if status == 404 else problem["errors"][0]["loc"])
     assert (await trainer.client.get("/v1/training-jobs")).json() == {"items": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "told"),
+    [
+        ({"parameters": {"kind": "full", "mask": [2]}}, "parameters.mask.0", "0 or 1"),
+        ({"parameters": {"kind": "lora", "rank": 0}}, "parameters.rank", "greater than or equal to 1"),
+        ({"captions": [{"kind": "scrub"}, {"kind": "multiple", "count": 1}]}, "captions.1.count", "greater than or equal to 2"),
+        ({"batch_filter": {"kind": "magnitude", "threshold": 1.0, "quantile": 0.5}}, "batch_filter.quantile", "not both"),
+        ({"ensemble": {"kind": "iet", "redistribute": 0.05}}, "ensemble", "ensemble.redistribute"),
+    ],
+)
+async def test_field_inside_a_method_is_named_without_the_methods_kind(
+    trainer: Trainer, change: dict[str, Any], field: str, told: str
+) -> None:
+    status, problem = await post(trainer, "/v1/training-jobs", {"name": "a", "dataset": trainer.home.dataset.id, **change})
+    assert (status, [".".join(map(str, error["loc"])) for error in problem["errors"]]) == (422, [f"body.{field}"])
+    assert told in problem["errors"][0]["msg"]
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,25 @@ async def test_field_against_the_schema_is_named(service: Any, change: dict[str,
     assert [(error["loc"], error["type"]) for error in response.json()["errors"]] == [(["body", where], kind)]
 
 
+@pytest.mark.parametrize(
+    ("body", "where", "kind"),
+    [
+        ({"prompt": "p", "source": {"format": "plain", "unknown": 1}}, ["source", "unknown"], "extra_forbidden"),
+        ({"prompt": "p", "source": {"format": "other"}}, ["source"], "union_tag_invalid"),
+        ({"prompt": "steps", "steps": "7"}, ["steps"], "int_type"),
+        ({"source": {"format": "prompt"}}, ["source"], "union_tag_invalid"),
+    ],
+)
+async def test_part_of_a_union_is_named_by_its_fields_alone(service: Any, body: dict[str, Any], where: list[str], kind: str) -> None:
+    response = await service.client.post("/v1/things", json=body)
+    assert (["body", *where], kind) in [(error["loc"], error["type"]) for error in response.json()["errors"]]
+
+
+async def test_field_that_lacks_is_named_though_a_value_is_called_like_it(service: Any) -> None:
+    response = await service.client.post("/v1/raise", json={"error": "text"})
+    assert [(error["loc"], error["type"]) for error in response.json()["errors"]] == [(["body", "text"], "missing")]
+
+
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
 async def test_number_that_is_none_is_refused(service: Any, number: bytes) -> None:
     response = await service.client.post("/v1/things", content=b'{"prompt": "p", "rate": ' + number + b"}", headers=JSON)
