@@ -8,7 +8,10 @@ from typing import Self
 from torch import Tensor, nn
 
 from services.trainer.parameters.deltas import collect_deltas
-from services.trainer.parameters.stand_in import merge_stand_ins
+from services.trainer.parameters.stand_in import StandIn, merge_stand_ins
+from shared.telemetry import get_logger
+
+_LOG = get_logger(__name__)
 
 
 class LearningParameters(nn.Module):
@@ -42,6 +45,8 @@ class LearningParameters(nn.Module):
     def merge(self) -> dict[str, Tensor]:
         """Make the network one of plain layers again; answers what plain weights do not show."""
         (network,) = self._network
+        if stuck := sum(layer.stuck() for layer in network.modules() if isinstance(layer, StandIn)):
+            _LOG.warning("some parameters moved to where they learn no more", stuck=stuck, of=self.count)
         deltas = collect_deltas(network)
         merge_stand_ins(network)
         return deltas

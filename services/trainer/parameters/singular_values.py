@@ -61,6 +61,10 @@ class SpectralLayer(StandIn):
     def forward(self, x: Tensor) -> Tensor:
         """What the layer answers."""
 
+    def stuck(self) -> int:
+        """The singular values below zero: relu passes them no gradient."""
+        return int((self.singular_values + self.delta < 0).sum())
+
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The plain layer."""
@@ -123,6 +127,10 @@ class SpectralNorm(StandIn):
         if isinstance(plain, nn.GroupNorm):
             return functional.group_norm(x, plain.num_groups, self.weight, self.bias, plain.eps)
         return functional.layer_norm(x, plain.normalized_shape, self.weight, self.bias, plain.eps)
+
+    def stuck(self) -> int:
+        """The length, where it is below zero."""
+        return int((self.length + self.delta < 0).sum())
 
     @torch.no_grad()
     def merged(self) -> nn.Module:

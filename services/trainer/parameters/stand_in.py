@@ -14,6 +14,10 @@ class StandIn(nn.Module, ABC):
     def merged(self) -> nn.Module:
         """The plain layer again, with what was learnt in its weights."""
 
+    def stuck(self) -> int:
+        """How many of its numbers have moved to where they have no gradient, and so learn no more."""
+        return 0
+
 
 def merge_stand_ins(network: nn.Module) -> None:
     """Put plain layers back where stand-ins are."""

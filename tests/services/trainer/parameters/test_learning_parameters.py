@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from structlog.testing import capture_logs
 from torch import nn
 
 from services.trainer.parameters.learning_parameters import LearningParameters, merge_learnt
 from services.trainer.parameters.scale_factors import ScaledLinear
+from services.trainer.parameters.singular_values import singular_value_parameters
 
 
 def test_holds_what_learns_and_nothing_else() -> None:
@@ -47,3 +49,15 @@ def test_all_that_learnt_is_merged_and_whole_networks_stay_as_they_are() -> None
     assert {name: tensor.tolist() for name, tensor in deltas.items()} == {"0.gamma": [1.0, 1.0, 1.0], "1.gamma": [1.0]}
     assert [type(layer) for layer in (first[0], second[1])] == [nn.Linear, nn.Linear]
     assert merge_learnt([whole]) == {}
+
+
+def test_singular_values_that_learn_no_more_are_logged_with_their_count() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    learning = singular_value_parameters(network)
+    with torch.no_grad():
+        for delta in learning.chosen:
+            delta[0] = -100.0
+    with capture_logs() as lines:
+        merge_learnt([learning])
+        merge_learnt([singular_value_parameters(nn.Sequential(nn.Linear(2, 2)))])
+    assert [(line["log_level"], line["stuck"], line["of"]) for line in lines] == [("warning", 2, 5)]

@@ -92,6 +92,20 @@ def test_norm_of_zeros_stays_one() -> None:
     assert torch.equal(layer(x), torch.zeros(2, 4))
 
 
+@pytest.mark.parametrize("plain", [nn.Linear(3, 4), nn.Conv2d(3, 4, 3), nn.LayerNorm(4), nn.GroupNorm(2, 4)])
+def test_singular_values_below_zero_are_counted(plain: nn.Module) -> None:
+    layer = spectral(plain)
+    assert layer is not None
+    assert layer.stuck() == 0
+    with torch.no_grad():
+        layer.delta[0] = -100.0
+        layer.delta[1:] = -1e-6
+    assert layer.stuck() == 1
+    layer.weight.square().sum().backward()
+    assert layer.delta.grad is not None
+    assert int((layer.delta.grad == 0).sum()) == 1  # it has no way back
+
+
 def test_layers_without_a_weight_stay() -> None:
     assert spectral(nn.LayerNorm(4, elementwise_affine=False)) is None
     assert spectral(nn.SiLU()) is None
