@@ -75,11 +75,12 @@ class Estimate:
         device = max(phases, key=lambda parts: sum(parts.values()))
         host = self._host(spec)
         if spec.ensemble is not None:
-            # The training's own process holds films and weights while the processes of shards learn.
+            # The training's own process holds films, weights and the last round's average while the processes of shards learn.
             device = _times(spec.ensemble.parallel, device)
             host = _times(spec.ensemble.parallel, host)
             device["weights"] += self._weights
-            host["films"] += self.films * self.networks.image_size**2
+            host["films"] += self._film_bytes(self.films)
+            host["rounds"] = (1 + (spec.ema_decay is not None)) * self._learning_bytes(spec)
         if self.device != "cpu":
             return Needs(device, host)
         # Ranks share the batch and nothing else.
@@ -117,7 +118,8 @@ class Estimate:
     def _host(self, spec: TrainingSpec) -> Parts:
         """What lies in the machine's memory wherever the tensors lie."""
         kept = (3 + (spec.ema_decay is not None)) * self._learning_bytes(spec)
-        return {"films": self.films * self.networks.image_size**2, "checkpoints": CHECKPOINT_COPIES * kept}
+        of_shard = self._films(spec) if spec.ensemble is not None else 0  # copied out of all
+        return {"films": self._film_bytes(self.films + of_shard), "checkpoints": CHECKPOINT_COPIES * kept}
 
     def _learning_bytes(self, spec: TrainingSpec) -> int:
         """One number each of the weights that learn."""
@@ -133,6 +135,9 @@ class Estimate:
         if key not in self._selections:
             self._selections[key] = self.networks.selected(spec.parameters)
         return self._selections[key]
+
+    def _film_bytes(self, count: int) -> int:
+        return count * self.networks.image_size**2
 
     def _latents(self, spec: TrainingSpec) -> int:
         return self._films(spec) * self.networks.latent_bytes if spec.cache_latents else 0

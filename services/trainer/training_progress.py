@@ -48,20 +48,22 @@ class Progress:
         self._unread: list[Tensor] = []
         self._told: dict[str, float] = {}
         self._began = self._read_at = time.monotonic()
-        self._read_step = 0
+        self._read_step: int | None = None
 
     def begin_phase(self, phase: str, images_per_step: int = 0) -> None:
         """What is trained from now on."""
         self._phase = phase
         self._images_per_step = images_per_step
         self._began = self._read_at = time.monotonic()
-        self._read_step = self.done_before
+        self._read_step = None
 
     def __call__(self, step: int, of: int, phase: str, loss: Tensor) -> None:
         """Report one step; raises when the loss is none any more."""
         self.losses.append(loss)
         self._unread.append(loss)
         done = self.done_before + step
+        if self._read_step is None:  # the steps before the first one were taken elsewhere, or at another attempt
+            self._read_step = done - 1
         now = time.monotonic()
         if step == of or now - self._read_at >= LOSS_READ_SECONDS:
             self._read()

@@ -121,7 +121,10 @@ def test_shards_that_learn_at_once_are_counted_each_with_its_films(estimate: Est
     assert (plain.device["embeddings"], in_turn.device["embeddings"]) == (400 * 64 * 64 * 4, 251 * 64 * 64 * 4)
     assert (in_turn.device["weights"], together.device["weights"]) == (2 * weights, 4 * weights)
     assert together.device["optimiser"] == 3 * in_turn.device["optimiser"] == 3 * plain.device["optimiser"]
-    assert together.host == {"films": 4 * plain.host["films"], "checkpoints": 3 * plain.host["checkpoints"]}
+    films, checkpoints = plain.host["films"], plain.host["checkpoints"]
+    learnt = 2 * plain.device["gradients"]  # and its average, the parent's alone
+    assert together.host == {"films": 4 * films + 3 * films // 4, "checkpoints": 3 * checkpoints, "rounds": learnt}
+    assert in_turn.host == {"films": 2 * films + films // 4, "checkpoints": checkpoints, "rounds": learnt}
 
 
 def test_shards_in_turn_are_offered_where_several_do_not_fit(estimate: Estimate) -> None:

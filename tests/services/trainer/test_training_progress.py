@@ -52,6 +52,15 @@ def test_every_step_is_reported_and_losses_are_read_now_and_then(monkeypatch: py
     assert watched.reports[-1][3] == {"loss": 1.0, "step_seconds": 1 / 64, "images_per_second": 1024.0}
 
 
+def test_speed_of_a_training_that_goes_on_is_of_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock(monkeypatch)
+    told, watched = progress(2000, images_per_step=16)
+    for step in range(1001, 1033):
+        told(step, 2000, "denoiser", torch.tensor(1.0))
+    assert "step_seconds" not in watched.reports[30][3]
+    assert watched.reports[31][3] == {"loss": 1.0, "step_seconds": 1 / 64, "images_per_second": 1024.0}
+
+
 def test_phases_count_on_in_one_total() -> None:
     told, watched = progress(5, "autoencoder")
     for step in (1, 2):

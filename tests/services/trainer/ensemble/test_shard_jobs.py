@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -9,12 +11,20 @@ from unittest import mock
 import pytest
 import torch
 
+from services.trainer import training_progress
+from services.trainer.denoising_loss import Recipe
 from services.trainer.ensemble import shard_jobs
 from services.trainer.ensemble.ensemble_jobs import clear_away_shards
+from services.trainer.ensemble.rounds import ShardTask, begin_shard
+from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.ensemble.shard_jobs import RoundLosses, run_shard
 from services.trainer.training_jobs import run_training
+from services.trainer.training_set import TrainingSet
 from shared.catalog import new_id
 from shared.diffusion.checkpoint_store import CheckpointStore
+from shared.diffusion.checkpoints import State
+from shared.diffusion.model import Model
+from shared.diffusion.optimisation import Run
 from shared.errors import IntegrityError, NotFoundError
 from shared.jobs.context import JobContext
 from shared.jobs.records import JobStore
@@ -51,11 +61,26 @@ def kept(home: StockedHome, told: dict[str, Any]) -> CheckpointStore:
 def test_losses_of_a_round_go_on() -> None:
     losses, again = RoundLosses(), RoundLosses()
     again.restore(losses.state())
-    assert again.values == []
-    losses.values += [torch.tensor(2.0), torch.tensor(1.0)]
+    assert again.state().tensors == {}
+    losses.add(torch.tensor(2.0))
+    losses.add(torch.tensor(1.1))
     again.restore(losses.state().copied())
-    again.values.append(torch.tensor(0.5))
-    assert again.state().tensors["losses"].tolist() == [2.0, 1.0, 0.5]
+    again.add(torch.tensor(0.5))
+    assert torch.equal(again.state().tensors["losses"], torch.tensor([2.0, 1.1, 0.5]))
+
+
+def test_losses_are_read_many_at_a_time_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_jobs, "READ_AT_ONCE", 4)
+    reads: list[int] = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda tensors: reads.append(len(tensors)) or stack(tensors))
+    losses = RoundLosses()
+    for number in range(10):
+        losses.add(torch.tensor(float(number)))
+    assert reads == [4, 4]
+    assert losses.state().tensors["losses"].tolist() == list(range(10))
+    assert losses.state().tensors["losses"].tolist() == list(range(10))
+    assert reads == [4, 4, 2]
 
 
 def test_shard_takes_its_steps_of_the_round_once_with_the_threads_it_is_told(
@@ -72,6 +97,39 @@ def test_shard_takes_its_steps_of_the_round_once_with_the_threads_it_is_told(
     with mock.patch.object(shard_jobs, "begin_shard", side_effect=AssertionError("trained twice")):
         assert run_shard(context("shard", new_id("job"), told)) == {"step": 8}
     assert not list((stocked_home.folder / "trainings" / told["training"]).iterdir())
+
+
+def test_shard_holds_neither_all_films_nor_what_it_began_with_while_it_learns(context: MakeContext, second_round: dict[str, Any]) -> None:
+    held: list[weakref.ref[Any]] = []
+    begin, advance = begin_shard, Run.advance_until
+
+    def watched(model: Model, films: TrainingSet, recipe: Recipe, rule: EnsembleRule, task: ShardTask, own: State | None) -> Run:
+        assert task.averaged is not None
+        assert own is not None
+        held.extend(map(weakref.ref, (films, films.images_NHW, task, own, *task.averaged.tensors.values())))
+        return begin(model, films, recipe, rule, task, own)
+
+    def learning(self: Run, *told: Any) -> None:
+        assert [kept() for kept in held] == [None] * len(held)
+        advance(self, *told)
+
+    with mock.patch.object(shard_jobs, "begin_shard", watched), mock.patch.object(Run, "advance_until", learning):
+        run_shard(context("shard", new_id("job"), second_round))
+    assert len(held) > 4
+
+
+def test_first_speed_that_is_told_is_of_the_rounds_steps(
+    context: MakeContext, second_round: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the four steps of the second round, each a fifth of a second or longer; the first round's are not among them."""
+    monkeypatch.setattr(training_progress, "LOSS_READ_SECONDS", 0.0)
+    advance = Run.advance
+    monkeypatch.setattr(Run, "advance", lambda self: time.sleep(0.2) or advance(self))
+    job = context("shard", new_id("job"), second_round)
+    told: list[dict[str, Any]] = []
+    with mock.patch.object(job, "report", lambda *_facts, **values: told.append(values)):
+        run_shard(job)
+    assert [values["step_seconds"] >= 0.2 for values in told if "step_seconds" in values] == [True] * 4
 
 
 def test_shard_without_its_state_of_the_round_before_says_so(
