@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,6 +23,9 @@ from tests.denoisers import PROMPTS, tiny_model
 from tests.training_films import films
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.trainer.caption_transforms import CaptionTransform
     from shared.diffusion.model import Model
 
 FIRST: Final = ("scrub", "multiple")  # kinds of captions in the order that the spec wants
@@ -135,6 +139,44 @@ def test_all_that_goes_together_trains_together(base: Model) -> None:
     assert len(losses) == 8
     assert all(0 < loss < math.inf for loss in losses)
     assert moved
+
+
+def few_levels(count: int, _timesteps: int, generator: torch.Generator) -> Tensor:
+    """Three noise levels, so that control finds means to compare with in few steps."""
+    return torch.randint(0, 3, (count,), generator=generator) * 300
+
+
+def test_each_part_does_its_work_beside_the_others(base: Model) -> None:
+    """IET-AGC+ with SV-DIFF and random captions: samples are left out, films come changed and change shards, captions are other ones."""
+    told = asked("ensemble with moves", "anti_gradient with augmentation", "svdiff", "random_caption") | {"steps": 80, "batch_size": 4}
+    told["batch_filter"] = told["batch_filter"] | {"scale": 1.0}  # below the mean is left out: nothing is known by heart yet
+    spec = TrainingSpec.model_validate(told)
+    assert spec.ensemble is not None
+    recipe = Recipe.of(spec)
+    (opens,) = recipe.captions
+    said: list[tuple[str, str]] = []
+
+    def noted(model: Model, prompts: Sequence[str]) -> CaptionTransform:
+        transform = opens(model, prompts)
+
+        def change(prompt: str, generator: np.random.Generator) -> str:
+            said.append((prompt, transform(prompt, generator)))
+            return said[-1][1]
+
+        return change
+
+    torch.manual_seed(spec.seed)
+    model, learnt = copied(base), shown()
+    outcome = train_ensemble(model, learnt, replace(recipe, captions=(noted,), timesteps=few_levels), spec.ensemble, lambda *_told: None)
+    totals = outcome.skips.totals()
+    assert totals["visited_samples"] == len(said) == 80 * 4
+    assert 0 < totals["skipped_samples"] < 80 * 4
+    assert totals["augmented_samples"] > 0
+    assert 0.03 < sum(before != after for before, after in said) / len(said) < 0.2
+    assert len(outcome.moves_M4) > 0
+    assert outcome.moves_M4[:, 0].tolist() == [3] * len(outcome.moves_M4)
+    assert any(delta.any() for name, delta in outcome.deltas.items() if name.endswith("delta"))
+    assert all(bool(weight.isfinite().all()) for weight in model.unet.state_dict().values())
 
 
 def test_every_kind_that_a_spec_knows_is_among_the_methods() -> None:
