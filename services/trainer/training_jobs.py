@@ -30,7 +30,7 @@ from services.trainer.control_films import refuse_controls
 from services.trainer.deduplication import Dropped
 from services.trainer.denoising_loss import Recipe
 from services.trainer.ensemble.ensemble_jobs import Desk, clear_away_shards, train_in_rounds
-from services.trainer.ensemble.move_log import write_moves
+from services.trainer.ensemble.move_log import moved_records, write_moves
 from services.trainer.ensemble.rounds import Ensemble
 from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.finished_parts import FinishedParts
@@ -129,7 +129,8 @@ class _Attempt:
         if self.skips is not None:
             metrics |= self.skips.totals()
         if (rule := self.spec.ensemble) is not None:
-            metrics |= {"shards": rule.shards, "rounds": rule.rounds, "moved_films": len(self.moves) if self.moves is not None else 0}
+            moved = 0 if self.moves is None else len(moved_records(self.moves))
+            metrics |= {"shards": rule.shards, "rounds": rule.rounds, "moved_films": moved}
         return self._commit(model, metrics, dataset, base, progress)
 
     def clear_away(self, ended: Mapping[str, JobState]) -> None:

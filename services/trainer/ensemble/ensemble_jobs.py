@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any, Final
@@ -128,7 +129,10 @@ def _read_states(desk: Desk, tasks: Sequence[ShardTask], losses: list[list[float
 
 
 def _in_turn(losses: Sequence[Sequence[float]]) -> list[float]:
-    """The first loss of every shard, the second of every shard, and so on: neighbours on the curve are the shards at the same step."""
+    """The first loss of every shard, the second of every shard, and so on: neighbours on the curve are of about the same step.
+
+    A batch that a filter skipped whole has no loss, and the shard's later ones come as many places earlier.
+    """
     return [loss for turn in zip_longest(*losses) for loss in turn if loss is not None]
 
 
@@ -160,14 +164,16 @@ class _Round:
     def _claim(self, job_id: str) -> bool:
         """Whether a shard is still to run; then its job is claimed, and taken back first from an attempt that is no more."""
         task = self._tasks[job_id]
-        job = patiently(lambda: self._record(job_id, task))
-        if job.state == "running":
-            job = patiently(lambda: self._records.release(job_id=job_id, attempt=job.attempt, lost=False)) or job
-        self._require_no_failure(job)
-        if job.state == "succeeded":
-            self._steps[job_id] = task.ends
-            return False
-        return patiently(lambda: self._records.claim_this(job_id, owner=self._owner)) is not None
+        while True:  # until it is claimed or over: an attempt that is not quite gone may move it on in between
+            job = patiently(lambda: self._record(job_id, task))
+            self._require_no_failure(job)
+            if job.state == "succeeded":
+                self._steps[job_id] = task.ends
+                return False
+            if job.state == "running":
+                patiently(partial(self._records.release, job_id=job_id, attempt=job.attempt, lost=False))
+            elif patiently(lambda: self._records.claim_this(job_id, owner=self._owner)) is not None:
+                return True
 
     def _record(self, job_id: str, task: ShardTask) -> Job:
         """A shard's record, made when it is missing."""
@@ -190,7 +196,8 @@ class _Round:
         job = patiently(lambda: self._records.get(job_id))
         if job.state == "running":
             lost = code != EXIT_INTERRUPTED
-            job = patiently(lambda: self._records.release(job_id=job_id, attempt=job.attempt, lost=lost)) or job
+            patiently(lambda: self._records.release(job_id=job_id, attempt=job.attempt, lost=lost))
+            job = patiently(lambda: self._records.get(job_id))  # an attempt that is not quite gone may have settled it
             _LOG.warning("shard ended without a result", job=job_id, exit_code=code, losses=job.losses, state=job.state)
         self._require_no_failure(job)
         if job.state == "succeeded":

@@ -125,7 +125,7 @@ def test_jobs_make_the_model_that_one_process_makes(context: MakeContext, stocke
     assert moves.num_rows > 0
     assert sum(pq.read_table(folder / SKIPS_NAME)["visits"].to_pylist()) == 16 * 4
     metrics = result["metrics"]
-    assert (metrics["shards"], metrics["rounds"], metrics["moved_films"]) == (2, ROUNDS, moves.num_rows)
+    assert (metrics["shards"], metrics["rounds"], metrics["moved_films"]) == (2, ROUNDS, len(set(moves["record"].to_pylist())))
     assert {name: metrics[name] for name in outcome.skips.totals()} == outcome.skips.totals()
     assert metrics["loss"] == pytest.approx(sum(losses) / len(losses))
 
@@ -223,6 +223,34 @@ def test_shard_that_was_interrupted_loses_nothing(
 
     with shards_here(Interrupted(stocked_home.settings)):
         assert files(stocked_home, run_training(job)["model"]) == whole
+
+
+@pytest.mark.parametrize("asked", ["release", "claim_this"])
+def test_shard_that_an_older_attempt_settles_just_now_is_looked_at_again(
+    context: MakeContext, stocked_home: StockedHome, asked: str
+) -> None:
+    """The training's last process died, and a shard's did not: it fails in the moment in which its job is to be taken back."""
+    job = context("training", new_id("job"), spec(stocked_home))
+    shard, store = f"{job.id}-r1-s1", records(stocked_home)
+    store.create(job_id=shard, kind="shard", spec={"training": job.id})
+    if asked == "release":
+        store.claim_this(shard, owner="an older attempt")
+    ask = getattr(JobStore, asked)
+
+    def too_late(self: JobStore, *told: Any, **named: Any) -> Any:
+        if shard in (*told, named.get("job_id")):
+            if asked == "claim_this":
+                ask(store, shard, owner="an older attempt")
+            store.fail(job_id=shard, attempt=1, problem={"title": "Broken", "status": 500, "detail": "it broke"})
+        return ask(self, *told, **named)
+
+    with (
+        shards_here(ShardsHere(stocked_home.settings)) as executor,
+        mock.patch.object(JobStore, asked, too_late),
+        pytest.raises(PartFailedError, match="shard 1 in round 1: it broke"),
+    ):
+        run_training(job)
+    assert executor.submitted == []
 
 
 def test_shard_that_is_lost_again_and_again_fails_the_training(context: MakeContext, stocked_home: StockedHome) -> None:
