@@ -341,13 +341,13 @@ async def test_killed_process_of_parallel_shards_ends_with_the_model_of_shards_i
     jobs: Jobs, context: MakeContext, stocked_home: StockedHome
 ) -> None:
     """Real processes: the training's is killed while both shards are in the second of two rounds, and they with it."""
-    small = {"parameters": {"kind": "bias_norm"}, "text_encoder": "frozen", "steps": 40, "checkpoint_every": 4}
+    small = {"parameters": {"kind": "bias_norm"}, "text_encoder": "frozen", "steps": 240, "checkpoint_every": 10}
     in_turn = context("training", new_id("job"), spec(stocked_home, ensemble={"rounds": 2}, **small))
     with shards_here(ShardsHere(stocked_home.settings)):
         whole = files(stocked_home, run_training(in_turn)["model"])
     job_id = jobs.create("training", spec(stocked_home, ensemble={"rounds": 2, "parallel": 2}, **small))
     async with jobs.running():
-        await jobs.until(job_id, lambda job: job.message == "round 2 of 2, shards 0-1" and job.step >= 22)
+        await jobs.until(job_id, lambda job: job.message == "round 2 of 2, shards 0-1" and job.step >= 122)
         shards = [jobs.store.get(f"{job_id}-r2-s{shard}") for shard in (0, 1)]
         assert {shard.state for shard in shards} == {"running"}
         os.kill(jobs.process_of(job_id), signal.SIGKILL)
