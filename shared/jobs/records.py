@@ -66,6 +66,11 @@ class Job:
         """Whether the job ended, one way or another."""
         return self.state in SETTLED
 
+    @property
+    def log_values(self) -> dict[str, str]:
+        """What lines about the job say; the trace is the caller's, and there is none of a job that a process made by itself."""
+        return {"job_id": self.id} | ({"trace_id": self.trace_id} if self.trace_id is not None else {})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:

@@ -170,7 +170,7 @@ class JobRunner:
         """After a process ended: account for what it settled, or put its job back."""
         forget_training(running.slot)
         job = self._store.get(running.job.id)
-        with bound_context(job_id=job.id, trace_id=job.trace_id or ""):
+        with bound_context(**job.log_values):
             if job.state == "running" and job.attempt == running.job.attempt:
                 lost = code != EXIT_INTERRUPTED
                 job = self._store.release(job_id=job.id, attempt=job.attempt, lost=lost) or job

@@ -17,7 +17,7 @@ from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.failures import failure_of
 from shared.jobs.records import Job, JobStore
 from shared.settings import Settings, get_settings
-from shared.telemetry import bind_context, configure_logging, get_logger
+from shared.telemetry import bound_context, configure_logging, get_logger
 
 Handler = Callable[[JobContext], dict[str, Any]]
 Handlers = Mapping[str, Handler]
@@ -63,7 +63,12 @@ def die_with_parent() -> None:
 def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
     """Run one attempt at a claimed job and settle its record; answers the exit code that tells the runner what happened."""
     job = patiently(lambda: store.get(job_id))
-    bind_context(job_id=job.id, trace_id=job.trace_id or "")
+    with bound_context(**job.log_values):
+        return _run(job, store=store, settings=settings, handlers=handlers)
+
+
+def _run(job: Job, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
+    """The attempt itself, every line of its log naming the job."""
     if job.state != "running" or job.kind not in handlers:
         _LOG.error("job cannot be run here", state=job.state, kind=job.kind)
         return EXIT_USAGE

@@ -64,19 +64,9 @@ def get_logger(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.stdlib.get_logger(name))
 
 
-def bind_context(**values: str) -> None:
-    """Add values (request_id, job_id, trace_id) to every later line of this task or thread."""
-    structlog.contextvars.bind_contextvars(**values)
-
-
 def bound_context(**values: str) -> AbstractContextManager[None]:
     """Add values to the lines written inside a `with` block only."""
     return structlog.contextvars.bound_contextvars(**values)
-
-
-def clear_context() -> None:
-    """Forget all values bound in this task or thread."""
-    structlog.contextvars.clear_contextvars()
 
 
 def describe_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -9,14 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 from shared.errors import UnavailableError
 from shared.jobs import worker as worker_module
+from shared.jobs.context import JobContext
 from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.records import JobStore
-from shared.jobs.worker import EXIT_LOST, EXIT_USAGE
+from shared.jobs.worker import EXIT_LOST, EXIT_SETTLED, EXIT_USAGE, run_attempt
+from shared.settings import Settings
+from shared.telemetry import bound_context, current_trace_id
 from tests.shared.jobs.fake_worker import CANARY
 
 Environment = dict[str, str]
@@ -143,3 +148,20 @@ def test_patience_with_the_database_ends(monkeypatch: pytest.MonkeyPatch) -> Non
 
     with pytest.raises(UnavailableError):
         worker_module.patiently(ask)
+
+
+def test_attempt_leaves_the_log_context_as_it_was(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create(job_id="job_1", kind="quick", spec={}, trace_id=None)
+    assert store.claim(kinds=["quick"], owner="test") is not None
+    seen: list[str | None] = []
+
+    def handler(_context: JobContext) -> dict[str, Any]:
+        seen.append(current_trace_id())
+        return {}
+
+    monkeypatch.setattr(signal, "signal", lambda _number, _handler: None)
+    with bound_context(request_id="r"):
+        before = dict(get_contextvars())
+        assert run_attempt("job_1", store=store, settings=Settings(), handlers={"quick": handler}) == EXIT_SETTLED
+        assert get_contextvars() == before
+    assert seen == [None]

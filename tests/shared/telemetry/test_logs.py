@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from shared.errors import NotFoundError
-from shared.telemetry.logs import bind_context, bound_context, clear_context, configure_logging, get_logger
+from shared.telemetry.logs import bound_context, configure_logging, get_logger
 
 CANARY = "canary-prompt-7f3a"
 
@@ -24,7 +24,6 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
     configure_logging("trainer")
     yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     root.handlers, root.level = handlers, level
-    clear_context()
     structlog.reset_defaults()
 
 
@@ -44,16 +43,6 @@ def test_line_holds_event_values_service_and_context(lines: Any) -> None:
     }
     assert first["timestamp"].endswith("Z")
     assert "request_id" not in second
-
-
-def test_bound_job_id_stays_until_cleared(lines: Any) -> None:
-    bind_context(job_id="job_1")
-    get_logger("here").info("one")
-    clear_context()
-    get_logger("here").info("two")
-    one, two = lines()
-    assert one["job_id"] == "job_1"
-    assert "job_id" not in two
 
 
 def test_library_line_becomes_json(lines: Any) -> None:
