@@ -1,0 +1,1 @@
+"""Which parameters to tune, found by trying (MemControl, Dutt et al., WACV 2025)."""
