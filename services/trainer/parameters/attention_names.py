@@ -35,14 +35,15 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def chosen_names(parameters: AnyParameters, known: Sequence[str]) -> list[str]:
-    """Those of a network's attention modules that blocks or mask choose; both say what the network has when they do not fit it."""
-    if parameters.mask is not None:
-        if len(parameters.mask) != len(known):
+    """Those of a network's attention modules that take part; what does not fit the network is told what the network has."""
+    if parameters.by_module is not None:
+        field, numbers = parameters.by_module
+        if len(numbers) != len(known):
             raise InvalidRequestError(
-                f"The mask has {len(parameters.mask)} bits, and the base has {len(known)} attention modules: {', '.join(known)}.",
-                field="parameters.mask",
+                f"parameters.{field} tells of {len(numbers)} attention modules, and the base has {len(known)}: {', '.join(known)}.",
+                field=f"parameters.{field}",
             )
-        return [name for name, bit in zip(known, parameters.mask, strict=True) if bit]
+        return [name for name, number in zip(known, numbers, strict=True) if number]
     if parameters.blocks is None:
         return list(known)
     for name in parameters.blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -11,6 +12,7 @@ from shared.http.bodies import StrictSpec
 ModuleName = Annotated[str, Field(pattern=r"^[a-z_]+(\.[a-z_0-9]+){1,8}$", max_length=100)]
 MAX_BLOCKS: Final = 100
 MAX_RANK: Final = 1024
+RANK: Final = 4  # of adapters that are told none
 
 
 class PartialParameters(StrictSpec):
@@ -39,9 +41,14 @@ class PartialParameters(StrictSpec):
         return mask
 
     @property
+    def by_module(self) -> tuple[str, Sequence[int]] | None:
+        """The field that has a number for each attention module, 0 where it takes no part; None where none has."""
+        return None if self.mask is None else ("mask", self.mask)
+
+    @property
     def names_modules(self) -> bool:
         """Whether it says which attention modules take part."""
-        return self.blocks is not None or self.mask is not None
+        return self.blocks is not None or self.by_module is not None
 
     @property
     def is_partial(self) -> bool:
@@ -83,8 +90,31 @@ class LowRankParameters(AttentionAlone):
     """Products BA of low rank learn beside the projections q, k, v and out of attention modules (LoRA); they are merged at the end."""
 
     kind: Literal["lora"]
-    rank: int = Field(default=4, ge=1, le=MAX_RANK, description="Columns of B, rows of A.")
+    rank: int = Field(default=RANK, ge=1, le=MAX_RANK, description="Columns of B, rows of A.")
+    ranks: list[Annotated[int, Field(ge=0, le=MAX_RANK)]] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_BLOCKS,
+        description="A rank for each attention module in the order of a pass, instead of rank, blocks and mask; 0 takes no part.",
+    )
     alpha: float | None = Field(default=None, gt=0, le=MAX_RANK, description="BA counts alpha / rank times; null is the rank, so once.")
+
+    @field_validator("ranks")
+    @classmethod
+    def _require_them_alone(cls, ranks: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        """They say how large each adapter is and which modules have one; two answers to one question could differ."""
+        if ranks is None:
+            return None
+        if info.data.get("blocks") is not None or info.data.get("mask") is not None or info.data.get("rank", RANK) != RANK:
+            raise ValueError("ranks say what rank, blocks and mask say; give one of them")
+        if not any(ranks):
+            raise ValueError("give at least one attention module a rank: this kind learns nowhere else")
+        return ranks
+
+    @property
+    def by_module(self) -> tuple[str, Sequence[int]] | None:
+        """The ranks, or what the mask says."""
+        return super().by_module if self.ranks is None else ("ranks", self.ranks)
 
 
 class SingularValueParameters(PartialParameters):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import torch
@@ -11,6 +11,7 @@ from peft.tuners import lora
 from torch import Tensor, nn
 
 from services.trainer.parameters.attention_modules import attention_modules
+from services.trainer.parameters.kinds import RANK
 from services.trainer.parameters.learning_parameters import LearningParameters
 from services.trainer.parameters.stand_in import StandIn
 
@@ -48,14 +49,15 @@ class LowRankLinear(StandIn):
 
 
 def low_rank_parameters(
-    unet: nn.Module, blocks: Collection[str] | None = None, *, rank: int = 4, alpha: float | None = None
+    unet: nn.Module, blocks: Collection[str] | None = None, *, rank: int | Mapping[str, int] = RANK, alpha: float | None = None
 ) -> LearningParameters:
-    """The A and B, pair by pair, of the projections of the named attention modules."""
+    """The A and B, pair by pair, of the projections of the named attention modules, of one rank or of each module's own."""
     learning: list[nn.Parameter] = []
-    for module in attention_modules(unet, blocks).values():
+    for block, module in attention_modules(unet, blocks).items():
+        own = rank if isinstance(rank, int) else rank[block]
         for name, layer in list(module.named_modules()):
             if isinstance(layer, nn.Linear) and name.endswith(PROJECTIONS):
-                adapted = LowRankLinear(layer, rank, rank if alpha is None else alpha)
+                adapted = LowRankLinear(layer, own, own if alpha is None else alpha)
                 module.set_submodule(name, adapted)
                 learning += [adapted.lora_A.weight, adapted.lora_B.weight]
     return LearningParameters(unet, learning)

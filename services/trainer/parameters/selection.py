@@ -25,7 +25,8 @@ from shared.diffusion.model import Model
 
 def select_parameters(unet: nn.Module, parameters: AnyParameters) -> LearningParameters:
     """Freeze a denoiser, but for what this kind lets learn of the attention modules that take part and of the rest."""
-    blocks = chosen_names(parameters, in_order(attention_modules(unet)))
+    known = in_order(attention_modules(unet))
+    blocks = chosen_names(parameters, known)
     match parameters:
         case FullParameters():
             chosen = all_parameters(unet, blocks)
@@ -34,7 +35,8 @@ def select_parameters(unet: nn.Module, parameters: AnyParameters) -> LearningPar
         case BiasNormParameters():
             chosen = bias_norm_parameters(unet, blocks)
         case LowRankParameters():
-            chosen = low_rank_parameters(unet, blocks, rank=parameters.rank, alpha=parameters.alpha)
+            rank = parameters.rank if parameters.ranks is None else dict(zip(known, parameters.ranks, strict=True))
+            chosen = low_rank_parameters(unet, blocks, rank=rank, alpha=parameters.alpha)
         case SingularValueParameters():
             chosen = singular_value_parameters(unet, blocks, parameters.norm_learning_rate)
         case ScaleFactorParameters():

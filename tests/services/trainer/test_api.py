@@ -403,8 +403,9 @@ async def test_field_inside_a_method_is_named_without_the_methods_kind(
 @pytest.mark.parametrize(
     ("wishes", "field", "told"),
     [
-        ({"kind": "svdiff", "mask": [1, 0, 1]}, "parameters.mask", "3 bits, and the base has 4 attention modules"),
-        ({"kind": "lora", "mask": [1] * 16}, "parameters.mask", "16 bits, and the base has 4 attention modules"),
+        ({"kind": "svdiff", "mask": [1, 0, 1]}, "parameters.mask", "3 attention modules, and the base has 4"),
+        ({"kind": "lora", "mask": [1] * 16}, "parameters.mask", "16 attention modules, and the base has 4"),
+        ({"kind": "lora", "ranks": [4, 0, 2]}, "parameters.ranks", "3 attention modules, and the base has 4"),
         ({"kind": "full", "blocks": ["mid_block.attentions.7"]}, "parameters.blocks", "it has down_blocks.1.attentions.0, mid_block"),
     ],
 )

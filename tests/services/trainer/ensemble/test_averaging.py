@@ -112,6 +112,18 @@ def test_averaged_update_is_the_best_of_its_rank(count: int, rank: int, inputs: 
     assert float((B.double() @ A.double() - mean).square().sum()) == pytest.approx(float(S[rank:].square().sum()), rel=1e-3, abs=1e-4)
 
 
+def test_pairs_of_differing_ranks_are_averaged_each_at_its_own() -> None:
+    small, large = random_pairs(2, 1, 8, 6, 0), random_pairs(2, 4, 12, 10, 1)
+    states = [State({f"modules/0.chosen.{i}": x for i, x in enumerate((*one, *other))}) for one, other in zip(small, large, strict=True)]
+    averaged = average_states(zip(states, [1, 3], strict=True), factored=True).tensors
+    assert list(averaged) == [f"modules/0.chosen.{i}" for i in range(4)]
+    given_tensors = list(averaged.values())
+    for pairs, (A, B) in ((small, given_tensors[:2]), (large, given_tensors[2:])):
+        expected_A, expected_B = average_update(pairs, [1, 3])
+        assert torch.equal(A, expected_A)
+        assert torch.equal(B, expected_B)
+
+
 def test_averages_of_factors_would_be_another_update() -> None:
     pairs, sizes = random_pairs(2, 3, 8, 6, 0), [1, 1]
     (A, B), mean = average_update(pairs, sizes), dense_mean(pairs, sizes)

@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from services.trainer.parameters.attention_modules import attention_modules
 from services.trainer.parameters.attention_names import attention_names, chosen_names, in_order
-from services.trainer.parameters.kinds import FullParameters, SingularValueParameters
+from services.trainer.parameters.kinds import FullParameters, LowRankParameters, SingularValueParameters
 from shared.errors import InvalidRequestError
 from tests.denoisers import tiny_model
 from tests.fixtures.processes import ROOT
@@ -73,14 +73,18 @@ def test_mask_and_names_choose_alike() -> None:
     assert chosen_names(FullParameters(mask=[1, 0, 1]), known) == [known[0], known[2]]
     assert chosen_names(FullParameters(blocks=[known[2], known[0]]), known) == [known[0], known[2]]
     assert chosen_names(SingularValueParameters(kind="svdiff", mask=[0, 0, 0]), known) == []
+    assert chosen_names(LowRankParameters(kind="lora", ranks=[0, 8, 2]), known) == known[1:]
 
 
 def test_what_does_not_fit_the_base_is_refused_with_what_does() -> None:
     with pytest.raises(
-        InvalidRequestError, match=r"mask has 13 bits, and the base has 1 attention modules: mid_block\.attentions\.0"
+        InvalidRequestError, match=r"parameters\.mask tells of 13 attention modules, and the base has 1: mid_block\.attentions\.0"
     ) as refused:
         chosen_names(FullParameters(mask=[1] * 13), ["mid_block.attentions.0"])
     assert refused.value.field == "parameters.mask"
+    with pytest.raises(InvalidRequestError, match=r"parameters\.ranks tells of 2 attention modules, and the base has 1") as refused:
+        chosen_names(LowRankParameters(kind="lora", ranks=[0, 2]), ["mid_block.attentions.0"])
+    assert refused.value.field == "parameters.ranks"
     with pytest.raises(
         InvalidRequestError, match=r"no attention module mid_block\.attentions\.1; it has mid_block\.attentions\.0"
     ) as refused:

@@ -16,13 +16,23 @@ def test_kind_decides() -> None:
     told = {"kind": "attention", "blocks": ["down_blocks.0.attentions.1"]}
     assert KINDS.validate_python(told) == AttentionParameters(kind="attention", blocks=["down_blocks.0.attentions.1"])
     told = {"kind": "lora", "mask": [1, 0], "learning_rate": 1e-4}
-    assert KINDS.dump_python(KINDS.validate_python(told)) == told | {"blocks": None, "rank": 4, "alpha": None}
+    assert KINDS.dump_python(KINDS.validate_python(told)) == told | {"blocks": None, "rank": 4, "ranks": None, "alpha": None}
 
 
 def test_what_stays_as_it_is_makes_a_kind_partial() -> None:
     partial = [({"kind": "full"}, False), ({"kind": "full", "learning_rate": 1e-4}, False), ({"kind": "full", "mask": [1]}, True)]
     partial += [({"kind": "full", "blocks": []}, True), ({"kind": "lora"}, True)]
+    partial += [({"kind": "lora", "ranks": [0, 2]}, True)]
     assert [KINDS.validate_python(told).is_partial for told, _ in partial] == [expected for _, expected in partial]
+
+
+def test_ranks_say_which_modules_take_part() -> None:
+    told = [KINDS.validate_python(told) for told in ({"kind": "lora", "ranks": [0, 2]}, {"kind": "lora", "mask": [0, 1]}, {"kind": "lora"})]
+    assert [(parameters.names_modules, parameters.by_module) for parameters in told] == [
+        (True, ("ranks", [0, 2])),
+        (True, ("mask", [0, 1])),
+        (False, None),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +44,13 @@ def test_what_stays_as_it_is_makes_a_kind_partial() -> None:
         {"kind": "lora", "alpha": 0},
         {"kind": "lora", "blocks": []},
         {"kind": "lora", "mask": [0, 0]},
+        {"kind": "lora", "ranks": []},
+        {"kind": "lora", "ranks": [0, 0]},
+        {"kind": "lora", "ranks": [2, -1]},
+        {"kind": "lora", "ranks": [2, 0], "rank": 8},
+        {"kind": "lora", "ranks": [2, 0], "mask": [1, 0]},
+        {"kind": "lora", "ranks": [2, 0], "blocks": ["mid_block.attentions.0"]},
+        {"kind": "svdiff", "ranks": [2, 0]},
         {"kind": "full", "rank": 4},
         {"kind": "full", "learning_rate": 0},
         {"kind": "full", "norm_learning_rate": 1e-6},

@@ -36,6 +36,14 @@ def test_census_of_one_attention_module() -> None:
     assert all(name.startswith("mid_block.") for name, p in unet.named_parameters() if p.requires_grad)
 
 
+def test_census_by_ranks() -> None:
+    """A rank more costs a module the same whatever its rank is, so differing ranks cost what modules of one rank each cost together."""
+    ranks = {"down_blocks.0.attentions.0": 2, "mid_block.attentions.0": 8, "up_blocks.3.attentions.2": 1}
+    together = low_rank_parameters(sd15_unet(), list(ranks), rank=ranks)
+    assert together.count == sum(low_rank_parameters(sd15_unet(), [name], rank=rank).count for name, rank in ranks.items())
+    assert {min(p.shape) for p in together.chosen} == {1, 2, 8}
+
+
 def test_pairs_stand_in_order_a_then_b() -> None:
     unet = tiny_model().unet
     chosen = list(low_rank_parameters(unet, rank=3).chosen)
@@ -68,9 +76,10 @@ def test_layer_answers_learns_and_merges_like_its_formula() -> None:
     torch.testing.assert_close(plain(x), expected)
 
 
-def test_deltas_are_an_adapter_that_diffusers_loads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [2, {"mid_block.attentions.0": 4, "up_blocks.0.attentions.0": 2, "up_blocks.0.attentions.1": 2}])
+def test_deltas_are_an_adapter_that_diffusers_loads(tmp_path: Path, rank: int | dict[str, int]) -> None:
     model, base = tiny_model(), tiny_model()
-    chosen = low_rank_parameters(model.unet, rank=2)
+    chosen = low_rank_parameters(model.unet, rank if isinstance(rank, dict) else None, rank=rank)
     with torch.no_grad():
         for parameter in chosen.parameters():
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))

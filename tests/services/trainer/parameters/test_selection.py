@@ -10,7 +10,10 @@ import torch
 from pydantic import TypeAdapter
 
 from services.trainer.denoising_loss import DenoisingLoss, Recipe
+from services.trainer.parameters.attention_modules import attention_modules
+from services.trainer.parameters.attention_names import in_order
 from services.trainer.parameters.kinds import AnyParameters
+from services.trainer.parameters.low_rank import LowRankLinear
 from services.trainer.parameters.selection import PartOfDenoiser, select_parameters
 from services.trainer.parameters.singular_values import SpectralNorm
 from services.trainer.parameters.stand_in import StandIn
@@ -176,8 +179,19 @@ def test_mask_chooses_what_the_names_choose(kind: str) -> None:
     assert (kind in {"lora", "diffit"}) == all("attentions" in name for name in chosen[0])
 
 
+def test_ranks_say_which_modules_have_adapters_and_how_large() -> None:
+    unet, ranks = tiny_model().unet, [2, 0, 4, 1]
+    chosen = select_parameters(unet, KINDS.validate_python({"kind": "lora", "ranks": ranks}))
+    adapters = {name: module for name, module in unet.named_modules() if isinstance(module, LowRankLinear)}
+    found = [(name.split(".transformer_blocks.")[0], len(adapter.lora_A.weight)) for name, adapter in adapters.items()]
+    known = in_order(attention_modules(unet))
+    assert sorted(found) == sorted([(known[0], 2), (known[2], 4), (known[3], 1)] * 8)  # q, k, v, out of two attentions
+    same = select_parameters(tiny_model().unet, KINDS.validate_python({"kind": "lora", "ranks": [4] * 4})).count
+    assert same == select_parameters(tiny_model().unet, KINDS.validate_python({"kind": "lora"})).count > chosen.count
+
+
 def test_what_does_not_fit_the_network_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="mask has 16 bits, and the base has 4 attention modules") as refused:
+    with pytest.raises(InvalidRequestError, match="tells of 16 attention modules, and the base has 4: ") as refused:
         select_parameters(tiny_model().unet, KINDS.validate_python({"kind": "bias_norm", "mask": [1] * 16}))
     assert refused.value.field == "parameters.mask"
 
