@@ -16,15 +16,15 @@ from rich.progress import Progress
 
 from benchmarks.material import Films, phantom_films, random_model
 from benchmarks.results import keep, tell
-from services.detector.agreements import asked_items, compare
-from services.detector.galleries import FilmSet, Gallery, fit_gallery
-from services.detector.matching import gravest, match
 from services.trainer.denoising_loss import Recipe
 from services.trainer.text_pretraining import train_text_encoder
 from services.trainer.training import train_autoencoder, train_denoiser
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
+from shared.memorization.agreements import asked_items, compare
+from shared.memorization.galleries import FilmSet, Gallery, fit_gallery
+from shared.memorization.matching import gravest, match
 from shared.memorization.statistics import Estimate, rate
 
 DROPOUTS: Final = (0.1, 0.0)

@@ -17,8 +17,6 @@ import numpy as np
 
 from benchmarks.material import Films, phantom_films, random_model
 from benchmarks.memorization.regime import Regime
-from services.detector.galleries import FilmSet, Gallery, fit_gallery, read_gallery, save_gallery
-from services.detector.thresholds import Images, Thresholds
 from services.trainer.caption_rules import MultipleCaptions
 from services.trainer.caption_transforms import all_texts
 from services.trainer.denoising_loss import Recipe, denoiser_parameters
@@ -28,6 +26,8 @@ from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.memorization.extraction import edge_limit
 from shared.memorization.frechet_distance import Floats, frechet_distance
+from shared.memorization.galleries import FilmSet, Gallery, fit_gallery, read_gallery, save_gallery
+from shared.memorization.thresholds import Images, Thresholds
 
 OTHER_COHORT: Final = 10_000  # added to the seed of the base's patients
 

@@ -11,17 +11,17 @@ import numpy as np
 
 from benchmarks.memorization.material import Material, site_features
 from benchmarks.memorization.regime import Regime
-from services.detector.agreements import asked_items, compare
-from services.detector.calibration import ScreeningSettings, score_prompts
-from services.detector.galleries import Gallery
-from services.detector.matching import match
-from services.detector.thresholds import Images
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
+from shared.memorization.agreements import asked_items, compare
 from shared.memorization.extraction import extracted_films
 from shared.memorization.frechet_distance import frechet_distance
+from shared.memorization.galleries import Gallery
+from shared.memorization.matching import match
+from shared.memorization.prompt_scoring import ScreeningSettings, score_prompts
 from shared.memorization.statistics import auc
+from shared.memorization.thresholds import Images
 
 TAIL: Final = 95.0  # percentile of similarity that Somepalli et al. (2023) tell beside the mean
 

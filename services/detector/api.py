@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from services.detector.calibration import ScreeningSettings
 from services.detector.pictures import match_pictures
 from services.detector.records import calibration_without_job, describe_calibration, describe_gallery, gallery_without_job
 from services.detector.schemas import (
@@ -27,6 +26,7 @@ from shared.catalog import new_id
 from shared.http.operations import IDEMPOTENT, Operation, accept_job, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
+from shared.memorization.prompt_scoring import ScreeningSettings
 
 State = Annotated[DetectorState, Depends(state_of(DetectorState))]
 

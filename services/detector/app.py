@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from services.detector.api import calibration_routes, gallery_routes, judging_routes
 from services.detector.calibration import Calibrations
-from services.detector.galleries import GalleryLibrary
+from services.detector.gallery_library import GalleryLibrary
 from services.detector.screening import Screener
 from services.detector.state import DetectorState
 from shared.catalog import open_catalog

@@ -7,30 +7,22 @@ seed shifts every score together and with it the share of control prompts above 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-from torch import Tensor
 
-from services.detector.galleries import BUILDING_STEPS, build_gallery, gallery_of
-from services.detector.scratch import scratch_folder
 from shared.catalog import CalibrationManifest, Catalog, DatasetManifest, ModelManifest
 from shared.catalog.digests import content_digest
+from shared.catalog.scratch import scratch_folder
 from shared.diffusion.library import available_device
 from shared.diffusion.model import Model
 from shared.errors import ConflictError, InvalidRequestError, NotFoundError
 from shared.imaging.films import FilmTable
-from shared.memorization.magnitude import (
-    SCREENING_GUIDANCE,
-    TRAJECTORY_STEPS,
-    UnconditionalCache,
-    prompt_scores,
-    screen,
-    screening_seeds,
-)
+from shared.memorization.galleries import BUILDING_STEPS, build_gallery, gallery_of
+from shared.memorization.magnitude import SCREENING_GUIDANCE, TRAJECTORY_STEPS
+from shared.memorization.prompt_scoring import ScreeningSettings, score_prompts
 from shared.memorization.statistics import upper_threshold
 from shared.settings import Settings
 
@@ -39,21 +31,6 @@ Report = Callable[[int, int, str], None]
 """Told how far the work is: step, of how many, doing what. May raise to stop."""
 
 SCORES_FILE: Final = "control_scores.json"
-PROMPTS_AT_ONCE: Final = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScreeningSettings:
-    """What of a screening the score depends on beside model and prompt."""
-
-    steps: int
-    seeds_per_prompt: int
-    seed: int
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds of the starting noises."""
-        return screening_seeds(self.seed, self.seeds_per_prompt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,28 +150,6 @@ def _calibrate_anew(
     with scratch_folder(settings, calibration_id) as folder:
         (folder / SCORES_FILE).write_text(json.dumps({"scores": scores}), encoding="utf-8")
         return catalog.commit(manifest, folder)
-
-
-def score_prompts(
-    model: Model, prompts: Sequence[str], settings: ScreeningSettings, on_batch: Callable[[int], None] = lambda _done: None
-) -> list[float]:
-    """The score of each prompt, in batches; `on_batch` may raise to stop."""
-    cache = UnconditionalCache()
-    scores: list[float] = []
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        conditioning = model.encode(prompts[start : start + PROMPTS_AT_ONCE])
-        magnitudes = screen(model, conditioning, settings.seeds, steps=settings.steps, cache=cache)
-        scores += finite_scores(magnitudes)
-        on_batch(len(scores))
-    return scores
-
-
-def finite_scores(magnitudes_PST: Tensor) -> list[float]:
-    """One score a prompt; a model that answers no numbers can be judged neither safe nor unsafe."""
-    scores: list[float] = prompt_scores(magnitudes_PST).tolist()
-    if not all(map(math.isfinite, scores)):
-        raise ConflictError("The model's noise prediction is no finite number, so that its prompts cannot be screened; train it anew.")
-    return scores
 
 
 def _control_prompts(dataset: DatasetManifest, catalog: Catalog) -> tuple[list[int], list[str]]:

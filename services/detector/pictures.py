@@ -8,16 +8,23 @@ from dataclasses import asdict
 from typing import Final
 
 import numpy as np
+from prometheus_client import Counter, Histogram
 
-from services.detector.agreements import asked_items, compare, sorted_items
-from services.detector.galleries import Gallery, GalleryLibrary
-from services.detector.matching import fit_to_gallery, gravest, match
+from services.detector.gallery_library import GalleryLibrary
 from services.detector.schemas import MatchAgreement, MatchAnswer, MatchRequest, Neighbour
-from services.detector.thresholds import Images
 from shared.errors import InvalidRequestError
 from shared.imaging.png import decode_png
+from shared.memorization.agreements import asked_items, compare, sorted_items
+from shared.memorization.galleries import Gallery
+from shared.memorization.matching import candidates, fit_to_gallery, gravest, shown
+from shared.memorization.thresholds import Images
 
 MAX_PIXELS: Final = 4096 * 4096
+
+IMAGES_MATCHED = Counter("lethe_images_matched_total", "Images looked for among training films.", ["verdict"])
+SIMILARITY = Histogram(
+    "lethe_image_similarity", "Copy similarity of matched images to the nearest training film.", buckets=[i / 20 for i in range(1, 21)]
+)
 
 
 def match_pictures(request: MatchRequest, galleries: GalleryLibrary) -> MatchAnswer:
@@ -26,7 +33,11 @@ def match_pictures(request: MatchRequest, galleries: GalleryLibrary) -> MatchAns
         raise InvalidRequestError(f"prompts must be one an image: {len(request.prompts)} for {len(request.images)} images", field="prompts")
     gallery = galleries.get(request.dataset)
     images_MHW = np.stack([fit_to_gallery(decode_picture(text, index), gallery) for index, text in enumerate(request.images)])
-    matches = match(gallery, images_MHW, request.k)
+    compared = candidates(gallery, images_MHW, request.k)
+    matches = [shown(neighbours, request.k) for neighbours in compared]
+    for all_of_image, neighbours in zip(compared, matches, strict=True):
+        IMAGES_MATCHED.labels(verdict=gravest(neighbours)).inc()
+        SIMILARITY.observe(max(neighbour.similarity for neighbour in all_of_image))
     return MatchAnswer(
         matches=[[Neighbour(**asdict(neighbour)) for neighbour in neighbours] for neighbours in matches],
         verdicts=[gravest(neighbours) for neighbours in matches],

@@ -13,13 +13,14 @@ from typing import Final, Literal
 from prometheus_client import Counter, Histogram
 
 from services.detector.batching import MicroBatcher
-from services.detector.calibration import Calibration, Calibrations, ScreeningSettings, Signal, calibration_key, finite_scores
+from services.detector.calibration import Calibration, Calibrations, Signal, calibration_key
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.diffusion.model import Conditioning, Model
 from shared.errors import ConflictError, InvalidRequestError
 from shared.memorization.attribution import WordWeight, attribute
 from shared.memorization.magnitude import UnconditionalCache, screen
+from shared.memorization.prompt_scoring import ScreeningSettings, finite_scores
 from shared.memorization.statistics import empirical_p_values
 
 Decision = Literal["allow", "mitigate", "block"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.detector.galleries import GalleryLibrary
+from services.detector.gallery_library import GalleryLibrary
 from services.detector.screening import Screener
 from shared.catalog import Catalog
 from shared.diffusion.lane import ComputeLane

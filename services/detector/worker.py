@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import torch
 
-from services.detector.calibration import CalibrationSpec, ScreeningSettings, calibrate
-from services.detector.galleries import build_gallery
+from services.detector.calibration import CalibrationSpec, calibrate
 from services.detector.records import calibration_result, gallery_result
 from services.detector.schemas import CalibrationRequest, GalleryRequest
 from shared.catalog import open_catalog
 from shared.jobs.context import JobContext
 from shared.jobs.worker import Handlers, run_worker
+from shared.memorization.galleries import build_gallery
+from shared.memorization.prompt_scoring import ScreeningSettings
 
 
 def run_gallery(context: JobContext) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from benchmarks.memorization import material
 from benchmarks.memorization.material import drawn_films, films_of_others, open_material
 from benchmarks.memorization.regime import Regime
-from services.detector import galleries
 from services.trainer import text_pretraining, training
+from shared.memorization import galleries
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from benchmarks.memorization import measures
 from benchmarks.memorization.material import Material, fit_and_judge
 from benchmarks.memorization.measures import measure
 from benchmarks.memorization.regime import Regime
-from services.detector import galleries
+from shared.memorization import galleries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

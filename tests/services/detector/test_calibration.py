@@ -8,24 +8,22 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
-import torch
 
-from services.detector import calibration, galleries
+from services.detector import calibration
 from services.detector.calibration import (
     Calibrations,
     CalibrationSpec,
-    ScreeningSettings,
     alias_of,
     calibrate,
     calibration_key,
-    finite_scores,
-    score_prompts,
 )
-from services.detector.galleries import gallery_of
 from shared.catalog import Catalog, new_id
 from shared.errors import ConflictError, InvalidRequestError, NotFoundError
 from shared.imaging.films import FilmTable
+from shared.memorization import galleries
+from shared.memorization.galleries import gallery_of
 from shared.memorization.magnitude import UnconditionalCache, prompt_scores, screen
+from shared.memorization.prompt_scoring import ScreeningSettings
 from tests.fixtures.judging import ignore
 
 if TYPE_CHECKING:
@@ -59,20 +57,6 @@ def test_threshold_is_reached_by_no_more_than_the_rate(judging_home: JudgingHome
     flagged = sum(score >= kept.manifest.threshold for score in kept.control_scores)
     assert (flagged + 1) / (kept.manifest.n_control + 1) <= max(0.2, 1 / (kept.manifest.n_control + 1))
     assert kept.control_scores[0] <= kept.manifest.control_median <= kept.control_scores[-1]
-
-
-def test_repeated_prompts_are_scored_once_and_counted_as_often_as_they_are_there(tiny_model: Model) -> None:
-    seen: list[int] = []
-    scores = score_prompts(tiny_model, ["a", "b", "a"], SETTINGS, seen.append)
-    assert scores[0] == pytest.approx(scores[2], rel=1e-4)
-    assert seen == [3]
-
-
-def test_scores_do_not_depend_on_the_batches(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = ["AP chest radiograph", "PA chest radiograph", "edema"]
-    together = score_prompts(tiny_model, prompts, SETTINGS)
-    monkeypatch.setattr(calibration, "PROMPTS_AT_ONCE", 2)
-    assert score_prompts(tiny_model, prompts, SETTINGS) == pytest.approx(together, rel=1e-4)
 
 
 def test_key_changes_with_everything_that_the_score_depends_on(tiny_model: Model) -> None:
@@ -170,18 +154,8 @@ def test_control_prompt_that_is_too_long_names_its_record(tiny_model: Model) -> 
     assert "edema" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_model_that_answers_no_numbers_is_refused(value: float) -> None:
-    with pytest.raises(ConflictError, match="no finite number"):
-        finite_scores(torch.full((2, 1, 1), value))
-
-
 def test_alias_of_the_largest_settings_is_allowed(judging_home: JudgingHome, judging_catalog: Catalog) -> None:
     settings = ScreeningSettings(steps=10, seeds_per_prompt=32, seed=2**53 - 1)
     alias = alias_of(judging_home.stocked.model.id, settings)
     judging_catalog.set_alias("calibration", alias, judging_home.calibration.id)
     assert judging_catalog.get_alias("calibration", alias) == judging_home.calibration.id
-
-
-def test_noises_of_a_screening_are_numbered_from_its_seed() -> None:
-    assert ScreeningSettings(steps=1, seeds_per_prompt=3, seed=2**53 - 2).seeds == [2**53 - 2, 2**53 - 1, 0]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from services.detector import pictures
-from services.detector.galleries import GalleryLibrary
+from services.detector.gallery_library import GalleryLibrary
 from services.detector.pictures import decode_picture, match_pictures
 from services.detector.schemas import MatchRequest
 from shared.catalog import Catalog
@@ -17,7 +18,7 @@ from shared.errors import InvalidRequestError
 from shared.imaging.png import encode_png
 
 if TYPE_CHECKING:
-    from services.detector.galleries import Gallery
+    from shared.memorization.galleries import Gallery
     from tests.fixtures.judging import JudgingHome
 
 
@@ -56,3 +57,13 @@ def test_answer_tells_verdicts_thresholds_and_agreements(judging_home: JudgingHo
     assert answer.thresholds == judging_home.gallery.thresholds
     assert answer.agreements is not None
     assert (answer.agreements[0].value, answer.agreements[0].asked) == (None, [])
+
+
+def test_each_image_is_counted_once_with_its_verdict(judging_home: JudgingHome, judging_catalog: Catalog, gallery: Gallery) -> None:
+    images = [in_base64(encode_png(image)) for image in gallery.codes.images_NHW[:2]]
+    request = MatchRequest(dataset=judging_home.stocked.dataset.id, images=images, k=1)
+    copies = REGISTRY.get_sample_value("lethe_images_matched_total", {"verdict": "copy"}) or 0
+    nearest = REGISTRY.get_sample_value("lethe_image_similarity_sum") or 0
+    match_pictures(request, GalleryLibrary(judging_catalog))
+    assert REGISTRY.get_sample_value("lethe_images_matched_total", {"verdict": "copy"}) == copies + 2
+    assert REGISTRY.get_sample_value("lethe_image_similarity_sum") == pytest.approx(nearest + 2, abs=1e-3)

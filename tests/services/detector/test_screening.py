@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from services.detector.calibration import Calibration, Calibrations, ScreeningSettings
+from services.detector.calibration import Calibration, Calibrations
 from services.detector.screening import Screener, judge
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.errors import ConflictError, InvalidRequestError
+from shared.memorization.prompt_scoring import ScreeningSettings
 from tests.denoisers import counted_forwards
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ from unittest import mock
 
 import pytest
 
-from services.detector import calibration, galleries
+from services.detector import calibration
 from services.detector.worker import HANDLERS
 from shared.catalog import new_id, open_catalog
 from shared.errors import JobCancelledError
 from shared.jobs.context import JobContext
+from shared.memorization import galleries
 
 if TYPE_CHECKING:
     from tests.fixtures.models import StockedHome

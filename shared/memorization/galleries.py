@@ -1,4 +1,4 @@
-"""Galleries: what the detector keeps of a data set's training films, to recognise them and to read what an image shows.
+"""Galleries: what is kept of a data set's training films, to recognise them and to read what an image shows.
 
 The embedder and the reader learn from the training films alone, each film once; thresholds come from control films.
 N films, H height, W width, D code features.
@@ -7,19 +7,25 @@ N films, H height, W width, D code features.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.detector.agreements import asked_items, compare
-from services.detector.scratch import scratch_folder
-from services.detector.thresholds import (
+from shared.catalog import Catalog, DatasetManifest, GalleryManifest
+from shared.catalog.scratch import scratch_folder
+from shared.errors import ConflictError, NotFoundError
+from shared.imaging.films import FilmTable
+from shared.memorization.agreements import asked_items, compare
+from shared.memorization.finding_reader import STEPS as READER_STEPS
+from shared.memorization.finding_reader import FindingReader, train_finding_reader
+from shared.memorization.site_embedder import STEPS as EMBEDDER_STEPS
+from shared.memorization.site_embedder import SiteEmbedder, train_site_embedder
+from shared.memorization.statistics import Estimate, Group, mean_interval
+from shared.memorization.thresholds import (
     Codes,
     Images,
     Thresholds,
@@ -29,20 +35,11 @@ from services.detector.thresholds import (
     fit_thresholds,
     nearest_strangers,
 )
-from shared.catalog import Catalog, DatasetManifest, GalleryManifest
-from shared.errors import ConflictError, NotFoundError
-from shared.imaging.films import FilmTable
-from shared.memorization.finding_reader import STEPS as READER_STEPS
-from shared.memorization.finding_reader import FindingReader, train_finding_reader
-from shared.memorization.site_embedder import STEPS as EMBEDDER_STEPS
-from shared.memorization.site_embedder import SiteEmbedder, train_site_embedder
-from shared.memorization.statistics import Estimate, Group, mean_interval
 from shared.settings import Settings
 from shared.telemetry import lethe_version
 
 EMBEDDER: Final = "site"
 BUILDING_STEPS: Final = EMBEDDER_STEPS + READER_STEPS
-CAPACITY: Final = 2  # galleries held in memory: pictures of 64 pixels and codes take 5 KiB a film
 
 Report = Callable[[int, int, str], None]
 """Told how far the work is: step, of how many, doing what. May raise to stop."""
@@ -203,29 +200,3 @@ def read_gallery(
         reader=reader.eval(),
         thresholds=thresholds,
     )
-
-
-class GalleryLibrary:
-    """The galleries held in memory, by data set; safe to share between threads."""
-
-    def __init__(self, catalog: Catalog, capacity: int = CAPACITY) -> None:
-        self._catalog = catalog
-        self._capacity = capacity
-        self._lock = Lock()
-        self._held: OrderedDict[str, Gallery] = OrderedDict()
-
-    def get(self, dataset_id: str) -> Gallery:
-        """The newest gallery of a data set; NotFoundError without the data set, ConflictError without a gallery."""
-        manifest = gallery_of(self._catalog, dataset_id)
-        if manifest is None:
-            self._catalog.get("dataset", dataset_id)
-            raise ConflictError(
-                f"The data set {dataset_id} has no gallery yet; POST /v1/galleries builds it, and so does the first calibration on it."
-            )
-        with self._lock:
-            gallery = self._held.get(manifest.id) or load_gallery(manifest, self._catalog)
-            self._held[manifest.id] = gallery
-            self._held.move_to_end(manifest.id)
-            while len(self._held) > self._capacity:
-                self._held.popitem(last=False)
-            return gallery

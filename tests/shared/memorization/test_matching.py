@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from services.detector import matching
-from services.detector.matching import Neighbour, Verdict, fit_to_gallery, gravest, match
-from services.detector.thresholds import Thresholds
+from shared.memorization import matching
+from shared.memorization.matching import Neighbour, Verdict, fit_to_gallery, gravest, match, shown
 from shared.memorization.site_embedder import augmented
+from shared.memorization.thresholds import Thresholds
 from shared.memorization.tile_distance import tile_max_distance
 
 if TYPE_CHECKING:
-    from services.detector.galleries import Gallery
+    from shared.memorization.galleries import Gallery
 
 
 def neighbour(record: int, similarity: float, verdict: Verdict, identity: float = 0.0) -> Neighbour:
@@ -65,19 +65,19 @@ def test_verdict_does_not_depend_on_what_else_is_asked(gallery: Gallery) -> None
 
 
 def test_copy_comes_before_a_film_that_is_more_similar() -> None:
-    ranked = matching._shown([neighbour(1, 0.99, "none"), neighbour(2, 0.9, "copy"), neighbour(3, 0.95, "same_patient")], 3)
+    ranked = shown([neighbour(1, 0.99, "none"), neighbour(2, 0.9, "copy"), neighbour(3, 0.95, "same_patient")], 3)
     assert [n.record for n in ranked] == [2, 1, 3]
 
 
 def test_equally_similar_films_come_by_record() -> None:
-    assert [n.record for n in matching._shown([neighbour(9, 0.5, "none"), neighbour(2, 0.5, "none")], 2)] == [2, 9]
+    assert [n.record for n in shown([neighbour(9, 0.5, "none"), neighbour(2, 0.5, "none")], 2)] == [2, 9]
 
 
 def test_recognised_patient_beyond_the_nearest_takes_the_last_place() -> None:
     far = [neighbour(4, 0.2, "same_patient", 0.9), neighbour(5, 0.1, "same_patient", 0.95)]
     near = [neighbour(1, 0.9, "none"), neighbour(2, 0.8, "none"), neighbour(3, 0.7, "none")]
-    assert [n.record for n in matching._shown([*near, *far], 2)] == [1, 5]
-    assert [n.record for n in matching._shown([neighbour(0, 0.95, "copy"), *near, *far], 2)] == [0, 1]
+    assert [n.record for n in shown([*near, *far], 2)] == [1, 5]
+    assert [n.record for n in shown([neighbour(0, 0.95, "copy"), *near, *far], 2)] == [0, 1]
 
 
 def test_film_that_only_the_identity_head_finds_is_looked_at(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from services.detector.search import most_similar
+from shared.memorization.nearest_codes import most_similar
 
 
 def codes(count: int, seed: int) -> torch.Tensor:

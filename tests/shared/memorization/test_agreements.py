@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.detector.agreements import asked_items, compare, sorted_items
+from shared.memorization.agreements import asked_items, compare, sorted_items
 
 AP, PA = ("view", "AP"), ("view", "PA")
 LEFT, RIGHT, EFFUSION = ("finding", "Pleural Effusion", "left"), ("finding", "Pleural Effusion", "right"), ("finding", "Pleural Effusion")

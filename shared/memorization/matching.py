@@ -11,12 +11,11 @@ from typing import Final, Literal
 import numpy as np
 import torch
 from PIL import Image
-from prometheus_client import Counter, Histogram
 from torch import Tensor
 
-from services.detector.galleries import Gallery
-from services.detector.search import most_similar
-from services.detector.thresholds import Images
+from shared.memorization.galleries import Gallery
+from shared.memorization.nearest_codes import most_similar
+from shared.memorization.thresholds import Images
 from shared.memorization.tile_distance import paired_tile_max_distance
 
 Verdict = Literal["copy", "same_patient", "none"]
@@ -24,11 +23,6 @@ Verdict = Literal["copy", "same_patient", "none"]
 # A copy is among the most similar films of the whole gallery; more are looked at than shown, since tile distance may rank them anew.
 CANDIDATES: Final = 32
 GRAVITY: Final[tuple[Verdict, ...]] = ("copy", "same_patient", "none")
-
-IMAGES_MATCHED = Counter("lethe_images_matched_total", "Images looked for among training films.", ["verdict"])
-SIMILARITY = Histogram(
-    "lethe_image_similarity", "Copy similarity of matched images to the nearest training film.", buckets=[i / 20 for i in range(1, 21)]
-)
 
 
 @dataclass(frozen=True)
@@ -56,21 +50,33 @@ def fit_to_gallery(image_HW: Images, gallery: Gallery) -> Images:
 
 
 def match(gallery: Gallery, images_MHW: Images, k: int) -> list[list[Neighbour]]:
-    """Each image's k nearest films: copies first, then by similarity; the whole gallery is searched by both heads.
+    """Each image's k nearest films, as `shown` picks them."""
+    return [shown(neighbours, k) for neighbours in candidates(gallery, images_MHW, k)]
 
-    Of films beyond the k most similar ones, the most alike of the same patient takes the last place, lest it go unseen.
-    """
+
+def candidates(gallery: Gallery, images_MHW: Images, k: int) -> list[list[Neighbour]]:
+    """The films that each image is compared with: at least the k nearest of the whole gallery by either head."""
     copy_MD, identity_MD = gallery.embedder.embed(images_MHW)
     by_copy_MK = most_similar(copy_MD, gallery.codes.copy_ND, max(k, CANDIDATES))[1]
     by_identity_MK = most_similar(identity_MD, gallery.codes.identity_ND, max(k, CANDIDATES))[1]
-    answer = []
+    compared = []
     for row, image_HW in enumerate(images_MHW):
         candidates_K = torch.unique(torch.cat([by_copy_MK[row], by_identity_MK[row]]))
-        neighbours = _judge(gallery, image_HW, copy_MD[row], identity_MD[row], candidates_K)
-        answer.append(_shown(neighbours, k))
-        IMAGES_MATCHED.labels(verdict=gravest(answer[-1])).inc()
-        SIMILARITY.observe(max(neighbour.similarity for neighbour in neighbours))
-    return answer
+        compared.append(_judge(gallery, image_HW, copy_MD[row], identity_MD[row], candidates_K))
+    return compared
+
+
+def shown(neighbours: list[Neighbour], k: int) -> list[Neighbour]:
+    """The k nearest: copies first, then by similarity.
+
+    Of films beyond the k most similar ones, the most alike of the same patient takes the last place, lest it go unseen.
+    """
+    ranked = sorted(neighbours, key=lambda n: (n.verdict != "copy", -n.similarity, n.record))
+    nearest = ranked[:k]
+    unseen = [n for n in ranked[k:] if n.verdict == "same_patient"]
+    if unseen and all(n.verdict == "none" for n in nearest):
+        nearest[-1] = max(unseen, key=lambda n: n.identity_similarity)
+    return nearest
 
 
 def gravest(neighbours: list[Neighbour]) -> Verdict:
@@ -94,12 +100,3 @@ def _judge(gallery: Gallery, image_HW: Images, copy_D: Tensor, identity_D: Tenso
             verdict = "same_patient"
         neighbours.append(Neighbour(gallery.records[position], gallery.patients[position], similarity, identity, tile, verdict))
     return neighbours
-
-
-def _shown(neighbours: list[Neighbour], k: int) -> list[Neighbour]:
-    ranked = sorted(neighbours, key=lambda n: (n.verdict != "copy", -n.similarity, n.record))
-    shown = ranked[:k]
-    unseen = [n for n in ranked[k:] if n.verdict == "same_patient"]
-    if unseen and all(n.verdict == "none" for n in shown):
-        shown[-1] = max(unseen, key=lambda n: n.identity_similarity)
-    return shown

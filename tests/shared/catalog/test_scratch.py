@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.detector.scratch import scratch_folder
+from shared.catalog.scratch import scratch_folder
 from shared.settings import Settings
 
 

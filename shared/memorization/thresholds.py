@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.detector.search import most_similar
+from shared.memorization.nearest_codes import most_similar
 from shared.memorization.site_embedder import SiteEmbedder, augmented
 from shared.memorization.statistics import Estimate, Group, rate, threshold_interval, upper_threshold
 from shared.memorization.tile_distance import paired_tile_max_distance

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from services.detector.thresholds import (
+from shared.memorization.site_embedder import SiteEmbedder
+from shared.memorization.thresholds import (
     Codes,
     Strangers,
     Thresholds,
@@ -18,11 +19,10 @@ from services.detector.thresholds import (
     fit_thresholds,
     nearest_strangers,
 )
-from shared.memorization.site_embedder import SiteEmbedder
 from shared.memorization.tile_distance import tile_max_distance
 
 if TYPE_CHECKING:
-    from services.detector.galleries import Gallery
+    from shared.memorization.galleries import Gallery
 
 
 def strangers(count: int, seed: int = 0) -> Strangers:

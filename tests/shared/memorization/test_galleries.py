@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from services.detector import galleries
-from services.detector.galleries import FilmSet, GalleryLibrary, build_gallery, fit_gallery, gallery_of, load_gallery, read_films
 from shared.catalog import Catalog, new_id
-from shared.errors import ConflictError, IntegrityError, JobCancelledError, NotFoundError
+from shared.errors import ConflictError, JobCancelledError
 from shared.imaging.films import FilmTable
 from shared.imaging.phantom import draw, make_cohort
 from shared.imaging.prompts import compose_impression
+from shared.memorization import galleries
+from shared.memorization.galleries import FilmSet, build_gallery, fit_gallery, gallery_of, load_gallery, read_films
 from tests.fixtures.judging import EMBEDDER_STEPS, READER_STEPS, ignore
 
 if TYPE_CHECKING:
@@ -114,27 +114,6 @@ def test_data_set_without_control_films_is_refused(stocked_home: StockedHome, st
         pytest.raises(ConflictError, match="control_fraction"),
     ):
         build_gallery(stocked_home.dataset, new_id("gallery"), 0, catalog=stocked_catalog, settings=stocked_home.settings, report=ignore)
-
-
-def test_library_loads_a_gallery_once(judging_home: JudgingHome, judging_catalog: Catalog) -> None:
-    library = GalleryLibrary(judging_catalog)
-    first = library.get(judging_home.stocked.dataset.id)
-    assert library.get(judging_home.stocked.dataset.id) is first
-
-
-def test_library_without_gallery_says_how_to_build_one(stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
-    with pytest.raises(ConflictError, match="POST /v1/galleries"):
-        GalleryLibrary(stocked_catalog).get(stocked_home.dataset.id)
-    with pytest.raises(NotFoundError, match="dataset"):
-        GalleryLibrary(stocked_catalog).get(new_id("dataset"))
-
-
-def test_corrupted_codes_are_refused(judging_home: JudgingHome, judging_catalog: Catalog) -> None:
-    codes = judging_home.stocked.folder / "store" / "galleries" / judging_home.gallery.id / "codes.safetensors"
-    codes.chmod(0o644)
-    codes.write_bytes(codes.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(IntegrityError, match="codes"):
-        GalleryLibrary(judging_catalog).get(judging_home.stocked.dataset.id)
 
 
 def phantom_films(patients: int, seed: int) -> FilmSet:
