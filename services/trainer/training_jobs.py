@@ -47,7 +47,7 @@ from services.trainer.training_spec import TrainingSpec
 from services.trainer.uploads import Uploads
 from services.trainer.validation_strip import ValidationStrip, offer_strip
 from shared.catalog import Catalog, DatasetManifest, ModelManifest
-from shared.diffusion.checkpoint_store import Checkpoint, CheckpointStore
+from shared.diffusion.checkpoint_store import FOLDER, Checkpoint, CheckpointStore
 from shared.diffusion.library import available_device
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Checkpoints, Run
@@ -62,6 +62,10 @@ from shared.telemetry import get_logger, lethe_version
 
 LAST_UPLOADS_SECONDS: Final = 60.0  # what the last curves and strips get to be stored in; the store has just answered
 
+Look = Callable[[Run], None]
+"""Sees the run after each step, before it is kept. May raise to stop it."""
+OpenLook = Callable[[Model, Progress], Look]
+
 _LOG = get_logger(__name__)
 
 
@@ -70,7 +74,7 @@ def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
     if context.settings.torch_threads:
         torch.set_num_threads(context.settings.torch_threads)
     with closing(open_store(context.settings)) as store:
-        attempt = _Attempt(context, TrainingSpec.model_validate(context.spec), store, ranks)
+        attempt = Attempt(context, TrainingSpec.model_validate(context.spec), store, ranks)
         with attempt.scratch_folder():
             attempt.clear_away(context.ended_siblings())
             try:
@@ -82,13 +86,17 @@ def run_training(context: JobContext, ranks: Ranks = ALONE) -> dict[str, Any]:
     return {"model": manifest.id, "metrics": manifest.metrics}
 
 
-class _Attempt:
-    """One attempt at a training job, from its last checkpoint on if there is one."""
+class Attempt:
+    """One attempt at a training, from its last checkpoint on if there is one."""
 
-    def __init__(self, context: JobContext, spec: TrainingSpec, store: ObjectStore, ranks: Ranks) -> None:
+    def __init__(
+        self, context: JobContext, spec: TrainingSpec, store: ObjectStore, ranks: Ranks = ALONE, open_look: OpenLook | None = None
+    ) -> None:
+        """`open_look` has the denoiser looked at after each step, in the place of validation strips."""
         self.context = context
         self.spec = spec
         self.ranks = ranks
+        self.open_look = open_look
         home = context.settings.home.resolve()
         self.scratch = home / "trainings" / context.id
         self.store = store
@@ -140,12 +148,12 @@ class _Attempt:
         """
         if not self.ranks.leads:
             return
-        with closing(JobStore(self.context.settings.sql_url)) as records:
-            for job_id, state in ended.items():
-                clear_away_shards(records, self.store, job_id, forget=state != "failed")
         try:
-            for job_id, state in ended.items():
-                if state != "failed":
+            kept = set(self.store.list_folders(prefix=f"{FOLDER}/")) & ended.keys()
+            with closing(JobStore(self.context.settings.sql_url)) as records:
+                clear_away_shards(records, self.store, {job_id: ended[job_id] != "failed" for job_id in kept})
+            for job_id in kept:
+                if ended[job_id] != "failed":
                     self._checkpoints(self.store, job_id).remove()
         except UnavailableError as error:
             _LOG.warning("checkpoints of ended jobs not removed", exc_info=error)
@@ -183,7 +191,7 @@ class _Attempt:
             )
             parts = FinishedParts(model)
             phases = _Phases(checkpoints, progress, parts, steps_of_phases(spec))
-            look = self._look(model, uploads)
+            look = self._look(model, progress, uploads)
             checkpoints.open(self._last_checkpoint(), {"parts": parts})
             if spec.base is None:
                 phases.train(
@@ -225,9 +233,11 @@ class _Attempt:
         self.moves = ensemble.moves_M4 if rule.redistribute is not None else None
         return ensemble.finish(model, recipe)
 
-    def _look(self, model: Model, uploads: Uploads) -> Callable[[Run], None]:
+    def _look(self, model: Model, progress: Progress, uploads: Uploads) -> Look:
         """What is done between the denoiser's steps beside keeping them."""
         spec = self.spec
+        if self.open_look is not None:
+            return self.open_look(model, progress)
         if spec.validation is None or not self.ranks.leads:
             return lambda _run: None
         strip = ValidationStrip(model, spec.validation.prompts, every=spec.validation.every, seed=spec.seed, guided=spec.prompt_dropout > 0)
@@ -283,7 +293,7 @@ class _Phases:
         *,
         images_per_step: int = 0,
         makes: str | None = None,
-        look: Callable[[Run], None] = lambda _run: None,
+        look: Look = lambda _run: None,
     ) -> None:
         """One phase, unless an earlier attempt finished it; what it `makes` of the model is kept from then on."""
         if self.checkpoints.is_past(phase):
@@ -348,18 +358,22 @@ def _metrics(model: Model, spec: TrainingSpec, progress: Progress) -> dict[str, 
             "text_encoder_loss": progress.mean_loss("text encoder"),
         }
     )
-    learners = [model.unet, model.text_encoder] if spec.text_encoder == "train" else [model.unet]
-    could_learn = sum(p.numel() for part in learners for p in part.parameters())
-    learnt = Networks.of(model, model.image_size).selected(spec.parameters)[0] if spec.parameters.is_partial else could_learn
     return first | {
         "loss": progress.mean_loss("denoiser"),
         "seconds": progress.seconds,
         "steps_per_second": steps_of_phases(spec)["denoiser"] / progress.seconds_of("denoiser"),
         "parameters": sum(p.numel() for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()),
         "method": spec.parameters.kind,
-        "trainable_parameters": learnt,
-        "trainable_fraction": learnt / could_learn,
+        **learning(model, spec),
     }
+
+
+def learning(model: Model, spec: TrainingSpec) -> dict[str, Any]:
+    """How many numbers learn, and their share of those that could."""
+    learners = [model.unet, model.text_encoder] if spec.text_encoder == "train" else [model.unet]
+    could_learn = sum(p.numel() for part in learners for p in part.parameters())
+    learnt = Networks.of(model, model.image_size).selected(spec.parameters)[0] if spec.parameters.is_partial else could_learn
+    return {"trainable_parameters": learnt, "trainable_fraction": learnt / could_learn}
 
 
 def _manifest(

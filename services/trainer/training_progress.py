@@ -66,7 +66,7 @@ class Progress:
             self._read_step = done - 1
         now = time.monotonic()
         if step == of or now - self._read_at >= LOSS_READ_SECONDS:
-            self._read()
+            self.read_losses()
             step_seconds = (now - self._read_at) / max(1, done - self._read_step)
             self._told |= {"loss": float(loss), "step_seconds": step_seconds}
             if self._images_per_step:
@@ -92,7 +92,7 @@ class Progress:
 
     def end_phase(self, steps: int) -> None:
         """Close a phase, whether or not it found something to learn."""
-        self._read()
+        self.read_losses()
         self._means[self._phase] = float(torch.stack(list(self.losses)).mean()) if self.losses else None
         self._seconds[self._phase] = self.seconds_of(self._phase) + time.monotonic() - self._began
         self.losses.clear()
@@ -117,7 +117,7 @@ class Progress:
 
     def state(self) -> State:
         """Curves, times, and the losses that the final mean is made of."""
-        self._read()
+        self.read_losses()
         facts = {
             "done_before": self.done_before,
             "curves": {phase: curve.facts() for phase, curve in self.curves.items()},
@@ -134,7 +134,7 @@ class Progress:
         self._seconds = dict(state.facts["seconds"])
         self.losses.extend(state.tensors.get("losses", torch.empty(0)))
 
-    def _read(self) -> None:
+    def read_losses(self) -> None:
         """Read the losses since the last reading; a training whose loss is none any more has nothing to gain from further steps."""
         if not self._unread:
             return

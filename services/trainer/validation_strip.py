@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import torch
 
+from services.trainer.undisturbed import undisturbed
 from services.trainer.uploads import Uploads
 from shared.diffusion.checkpoint_store import FOLDER
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
-from shared.diffusion.random_streams import GlobalStreams
 from shared.errors import InvalidRequestError
 from shared.imaging.png import encode_png
 from shared.storage import ObjectStore
@@ -44,14 +43,10 @@ class ValidationStrip:
 
     def draw(self, run: Run) -> bytes:
         """The strip of the run as it is now, as PNG."""
-        streams = GlobalStreams().state()
-        with run.averaged(), torch.no_grad():
-            self._model.weights_changed()
+        with undisturbed(run, self._model):
             images_NHW = generate_images(
                 self._model, self._prompts, images_per_prompt=1, seed=self._seed, steps=STEPS, guidance=self._guidance
             )
-        self._model.weights_changed()
-        GlobalStreams().restore(streams)
         return encode_png(np.concatenate(list(images_NHW), axis=1))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,20 +63,26 @@ class Executor(Protocol):
     ) -> Generator[tuple[str, int], None, None]:
         """Run claimed jobs, as many at a time as there are free slots, or `at_once`; yields id and exit code of each as it ends.
 
-        `between` is told of the running ones at each look, and may raise to stop. A caller that stops listening ends those that run.
+        An id is asked for when there is a place for it, so it may depend on how others ended. `between` is told of the running ones
+        at each look, and may raise to stop. A caller that stops listening ends those that run.
         """
-        waiting = deque(job_ids)
+        waiting = iter(job_ids)
         running: set[str] = set()
+        is_more = True
         try:
-            while waiting or running:
-                while waiting and (at_once is None or len(running) < at_once) and self._has_free_slot():
-                    self.submit(waiting[0])
-                    running.add(waiting.popleft())
-                for job_id in sorted(running):
-                    code = self.poll(job_id)
+            while is_more or running:
+                while is_more and (at_once is None or len(running) < at_once) and self._has_free_slot():
+                    job_id = next(waiting, None)
+                    if job_id is None:
+                        is_more = False
+                    else:
+                        self.submit(job_id)
+                        running.add(job_id)
+                for started in sorted(running):
+                    code = self.poll(started)
                     if code is not None:
-                        running.discard(job_id)
-                        yield job_id, code
+                        running.discard(started)
+                        yield started, code
                 between(running)
                 time.sleep(_MAP_POLL_SECONDS)
         finally:

@@ -176,6 +176,12 @@ class JobStore:
         with self._reading() as connection:
             return [_job_of(row) for row in connection.execute(wanted)]
 
+    def beginning_with(self, prefix: str, *, kind: str) -> Sequence[Job]:
+        """All jobs of a kind whose ids begin so, in the order of their ids: the parts of another job."""
+        wanted = select(JOBS).where(JOBS.c.kind == kind, JOBS.c.id.startswith(prefix, autoescape=True)).order_by(JOBS.c.id)
+        with self._reading() as connection:
+            return [_job_of(row) for row in connection.execute(wanted)]
+
     def events_since(self, job_id: str, sequence: int = 0) -> Sequence[JobEvent]:
         """The kept events of a job after number `sequence`, oldest first."""
         wanted = select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.sequence > sequence).order_by(EVENTS.c.sequence)
@@ -291,11 +297,13 @@ class JobStore:
         with self._writing() as connection:
             return _settle(connection, job_id, attempt, state="cancelled") is not None
 
-    def forget_settled(self, *, kind: str, prefix: str) -> None:
-        """Delete the records, with their events, of settled jobs of a kind whose ids begin so: parts of a job that is over."""
-        gone = delete(JOBS).where(JOBS.c.kind == kind, JOBS.c.id.startswith(prefix, autoescape=True), JOBS.c.state.in_(SETTLED))
+    def forget_settled(self, *, kind: str, prefixes: Collection[str]) -> None:
+        """Delete the records, with their events, of settled jobs of a kind whose ids begin so: parts of jobs that are over."""
+        if not prefixes:
+            return
+        of_these = or_(*(JOBS.c.id.startswith(prefix, autoescape=True) for prefix in prefixes))
         with self._writing() as connection:
-            connection.execute(gone)
+            connection.execute(delete(JOBS).where(JOBS.c.kind == kind, of_these, JOBS.c.state.in_(SETTLED)))
 
     # ── the caller ──
 

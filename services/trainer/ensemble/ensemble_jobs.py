@@ -7,12 +7,9 @@ and the checkpoints of those that are not.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
 from itertools import zip_longest
 from statistics import fmean
 from typing import Any, Final
@@ -29,21 +26,14 @@ from shared.diffusion.checkpoint_store import FOLDER, CheckpointStore
 from shared.diffusion.checkpoints import State
 from shared.errors import JobCancelledError, NotFoundError, UnavailableError
 from shared.jobs.context import JobContext, JobInterruptedError, JobLostError
-from shared.jobs.executor import EXIT_INTERRUPTED, Executor
+from shared.jobs.executor import Executor
 from shared.jobs.failures import PartFailedError
-from shared.jobs.leases import LEASE, new_owner
-from shared.jobs.opening import open_executor
+from shared.jobs.parts import Parts, opened_executor, settle_parts
 from shared.jobs.records import Job, JobStore
-from shared.jobs.runner import STOP_GRACE
-from shared.jobs.worker import patiently
-from shared.settings import Settings
 from shared.storage import ObjectStore, integrity_failure
 from shared.telemetry import get_logger
 
 WORKER: Final = "services.trainer.worker"
-TELL_EVERY: Final = timedelta(seconds=0.5)  # how often the shards' records are read for the training's progress
-CANCEL_GRACE: Final = timedelta(seconds=4)  # what shards get to see that they are cancelled, before they are told by signal
-_LOOK_SECONDS: Final = 0.05
 
 _LOG = get_logger(__name__)
 
@@ -65,42 +55,29 @@ def train_in_rounds(desk: Desk, ensemble: Ensemble) -> None:
     context, rule = desk.context, ensemble.rule
     with closing(JobStore(context.settings.sql_url)) as records:
         try:
-            with opened_executor(context.settings, rule.parallel) as executor:
+            with opened_executor(context.settings, rule.parallel, worker_module=WORKER) as executor:
                 _train(desk, ensemble, records, executor)
         except (JobInterruptedError, JobLostError):
             raise  # the next attempt goes on with the shards as they are
         except Exception:
-            clear_away_shards(records, desk.store, context.id, forget=False)
+            clear_away_shards(records, desk.store, {context.id: False})
             raise
 
 
-@contextmanager
-def opened_executor(settings: Settings, parallel: int) -> Iterator[Executor]:
-    """Where a job's shards run: one after another in the job's own place, several at once where its service runs jobs."""
-    told: dict[str, Any] = {"job_slots": parallel} | ({"ray_address": ""} if parallel == 1 else {})
-    executor = open_executor(settings.model_copy(update=told), worker_module=WORKER)
-    try:
-        yield executor
-    finally:
-        executor.close(grace=STOP_GRACE)
-
-
-def clear_away_shards(records: JobStore, store: ObjectStore, training: str, *, forget: bool) -> None:
-    """Settle the shards of a training that ended, remove what they kept and, if asked, their records.
+def clear_away_shards(records: JobStore, store: ObjectStore, ended: Mapping[str, bool]) -> None:
+    """Settle the shards of trainings that ended, and remove what they kept; where it is said, forget their records too.
 
     What cannot be done now waits for another training.
     """
     try:
-        for job in records.unsettled(kinds=[KIND]):
-            if job.spec["training"] == training and records.request_cancel(job.id).state == "running":
-                records.cancelled(job_id=job.id, attempt=job.attempt)
-        while found := store.list(prefix=f"{FOLDER}/{shards_folder(training)}/"):
-            for entry in found:
-                store.delete(key=entry.key)
-        if forget:
-            records.forget_settled(kind=KIND, prefix=shard_jobs_of(training))
+        settle_parts(records, kind=KIND, whole="training", ended=ended)
+        for training in ended:
+            while found := store.list(prefix=f"{FOLDER}/{shards_folder(training)}/"):
+                for entry in found:
+                    store.delete(key=entry.key)
+        records.forget_settled(kind=KIND, prefixes=[shard_jobs_of(training) for training, forget in ended.items() if forget])
     except UnavailableError as error:
-        _LOG.warning("shards of an ended training not cleared away", exc_info=error)
+        _LOG.warning("shards of ended trainings not cleared away", exc_info=error)
 
 
 def _train(desk: Desk, ensemble: Ensemble, records: JobStore, executor: Executor) -> None:
@@ -143,94 +120,44 @@ class _Round:
         self, desk: Desk, records: JobStore, executor: Executor, tasks: Sequence[ShardTask], rule: EnsembleRule, begins_with: int
     ) -> None:
         self._desk = desk
-        self._context = desk.context
-        self._records = records
-        self._executor = executor
         self._rule = rule
         self._begins_with = begins_with
         self._tasks = {shard_job_id(desk.context.id, task.round, task.shard): task for task in tasks}
         self._steps = {job_id: task.begins for job_id, task in self._tasks.items()}
-        self._owner = new_owner()
-        self._due: dict[str, float] = {}
-        self._safe: dict[str, Any] = {}
+        self._parts = Parts(desk.context, records, executor, kind=KIND, at_once=rule.parallel, tell=self._tell)
 
     def run(self) -> None:
         """Run every shard that is not done; one whose process died runs again, until it died too often."""
-        while waiting := [job_id for job_id in self._tasks if self._claim(job_id)]:
-            with closing(self._executor.map(waiting, at_once=self._rule.parallel, between=self._look_after)) as ended:
-                for job_id, code in ended:
-                    self._settle_exit(job_id, code)
+        while waiting := [job_id for job_id, task in self._tasks.items() if not self._is_done(self._parts.claim(job_id, self._spec(task)))]:
+            with closing(self._parts.run(waiting)) as ended:
+                for job in ended:
+                    self._is_done(job)
 
-    def _claim(self, job_id: str) -> bool:
-        """Whether a shard is still to run; then its job is claimed, and taken back first from an attempt that is no more."""
-        task = self._tasks[job_id]
-        while True:  # until it is claimed or over: an attempt that is not quite gone may move it on in between
-            job = patiently(lambda: self._record(job_id, task))
-            self._require_no_failure(job)
-            if job.state == "succeeded":
-                self._steps[job_id] = task.ends
-                return False
-            if job.state == "running":
-                patiently(partial(self._records.release, job_id=job_id, attempt=job.attempt, lost=False))
-            elif patiently(lambda: self._records.claim_this(job_id, owner=self._owner)) is not None:
-                return True
-
-    def _record(self, job_id: str, task: ShardTask) -> Job:
-        """A shard's record, made when it is missing."""
-        try:
-            return self._records.get(job_id)
-        except NotFoundError:
-            pass
+    def _spec(self, task: ShardTask) -> dict[str, Any]:
+        """What a shard's job is told."""
         spec = ShardSpec(
-            training=self._context.id,
+            training=self._desk.context.id,
             spec=self._desk.spec,
             round=task.round,
             shard=task.shard,
             begins_with=self._begins_with,
             torch_threads=torch.get_num_threads(),
         )
-        return self._records.create(job_id=job_id, kind=KIND, spec=spec.model_dump(mode="json"), trace_id=self._context.trace_id)
+        return spec.model_dump(mode="json")
 
-    def _settle_exit(self, job_id: str, code: int) -> None:
-        """After a process ended: nothing is left to do, or the job is put back; a loss is counted as the runner counts it."""
-        job = patiently(lambda: self._records.get(job_id))
-        if job.state == "running":
-            lost = code != EXIT_INTERRUPTED
-            patiently(lambda: self._records.release(job_id=job_id, attempt=job.attempt, lost=lost))
-            job = patiently(lambda: self._records.get(job_id))  # an attempt that is not quite gone may have settled it
-            _LOG.warning("shard ended without a result", job=job_id, exit_code=code, losses=job.losses, state=job.state)
-        self._require_no_failure(job)
-        if job.state == "succeeded":
-            self._steps[job_id] = self._tasks[job_id].ends
-
-    def _require_no_failure(self, job: Job) -> None:
+    def _is_done(self, job: Job) -> bool:
+        """Whether a shard took its steps; what ended otherwise ends the training."""
+        task = self._tasks[job.id]
         if job.state == "cancelled":
             raise JobCancelledError("A shard was cancelled.")
         if job.state == "failed" and job.problem is not None:
-            task = self._tasks[job.id]
             raise PartFailedError(f"shard {task.shard} in round {task.round}", job.problem)
-
-    def _look_after(self, running: Collection[str]) -> None:
-        """Pass a cancellation on; renew leases and tell how far the shards are, now and then."""
-        try:
-            self._context.check_cancelled()
-        except JobCancelledError:
-            self._cancel(running)
-            raise
-        try:
-            if self._is_due("leases", LEASE / 3):
-                self._records.heartbeat(owner=self._owner, job_ids=list(self._tasks))
-            if running and self._is_due("progress", TELL_EVERY):
-                self._tell([self._records.get(job_id) for job_id in sorted(running)])
-        except UnavailableError as error:
-            _LOG.warning("job database away", exc_info=error)
+        if job.state == "succeeded":
+            self._steps[job.id] = task.ends
+        return job.is_settled
 
     def _tell(self, running: Sequence[Job]) -> None:
-        """Steps and speed of all shards together, and their mean loss; a checkpoint of a shard is the training's gain too."""
-        safe = {job.id: job.reported["checkpoint_step"] for job in running if "checkpoint_step" in job.reported}
-        if safe.items() - self._safe.items():
-            self._context.note_safe()
-        self._safe |= safe
+        """Steps and speed of all shards together, and their mean loss."""
         self._steps |= {job.id: max(job.step, self._tasks[job.id].begins) for job in running}
         told: dict[str, float] = {}
         for name, together in (("loss", fmean), ("step_seconds", fmean), ("images_per_second", sum)):
@@ -240,25 +167,7 @@ class _Round:
         number = next(iter(self._tasks.values())).round
         message = f"round {number} of {self._rule.rounds}, {_named([self._tasks[job.id].shard for job in running])}"
         progress = self._desk.progress
-        self._context.report(progress.done_before + sum(self._steps.values()), progress.total, message, **told)
-
-    def _cancel(self, running: Collection[str]) -> None:
-        """Have the shards stop by themselves, within a step, so that they keep nothing more."""
-        deadline = time.monotonic() + CANCEL_GRACE.total_seconds()
-        try:
-            for job_id in self._tasks:
-                self._records.request_cancel(job_id)
-            while time.monotonic() < deadline and not all(self._records.get(job_id).is_settled for job_id in running):
-                time.sleep(_LOOK_SECONDS)
-        except UnavailableError as error:
-            _LOG.warning("shards not told that they are cancelled", exc_info=error)
-
-    def _is_due(self, what: str, every: timedelta) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(what, now):
-            return False
-        self._due[what] = now + every.total_seconds()
-        return True
+        self._desk.context.report(progress.done_before + sum(self._steps.values()), progress.total, message, **told)
 
 
 def _named(shards: Sequence[int]) -> str:

@@ -139,6 +139,20 @@ def test_map_that_is_stopped_in_between_ends_what_runs(arena: Arena, executor: E
     assert [arena.store.get(job_id).state for job_id in job_ids] == ["running"] * 3
 
 
+def test_map_asks_for_a_job_only_when_there_is_a_place_for_it(arena: Arena, executor: Executor) -> None:
+    ended: list[str] = []
+    known: list[int] = []
+
+    def wanted() -> Iterator[str]:
+        for _ in range(3):
+            known.append(len(ended))
+            yield arena.queue("quick")
+
+    for job_id, _code in executor.map(wanted(), at_once=1):
+        ended.append(job_id)
+    assert known == [0, 1, 2]
+
+
 def test_map_waits_for_an_executor_that_is_away(executors: Callable[..., Executor], store: JobStore) -> None:
     executor = executors(1)
     store.create(job_id="job_1", kind="quick", spec={})
@@ -146,7 +160,7 @@ def test_map_waits_for_an_executor_that_is_away(executors: Callable[..., Executo
     capacity = executor.capacity
     with mock.patch.object(executor, "capacity", side_effect=[UnavailableError, UnavailableError, capacity(), capacity()]) as asked:
         assert list(executor.map(["job_1"])) == [("job_1", 0)]
-    assert asked.call_count == 3
+    assert asked.call_count == 4  # the last time for a job that may follow
 
 
 def test_close_ends_all_jobs(arena: Arena, eventually: Eventually, alive: Callable[[int], bool]) -> None:

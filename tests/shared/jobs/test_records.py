@@ -124,7 +124,9 @@ def test_settled_jobs_are_forgotten_by_kind_and_beginning_of_their_ids_with_thei
     for job_id in ("job_1-a", "job_10-a", "jobX1-a", "job_1-d"):
         store.request_cancel(job_id)
     store.claim_this("job_1-b", owner="me")
-    store.forget_settled(kind="part", prefix="job_1-")
+    store.forget_settled(kind="part", prefixes=[])
+    assert [job.id for job in store.beginning_with("job_1-", kind="part")] == ["job_1-a", "job_1-b", "job_1-c"]
+    store.forget_settled(kind="part", prefixes=["job_1-"])
     assert {job.id: job.state for job in store.list(kinds=["part", "whole"])} == {
         "job_1-b": "running",
         "job_1-c": "queued",

@@ -16,8 +16,7 @@ import torch
 
 from services.trainer import text_pretraining, training
 from services.trainer.denoising_loss import Recipe
-from services.trainer.ensemble import ensemble_jobs
-from services.trainer.ensemble.ensemble_jobs import clear_away_shards, opened_executor
+from services.trainer.ensemble.ensemble_jobs import clear_away_shards
 from services.trainer.ensemble.in_process import train_ensemble
 from services.trainer.ensemble.move_log import MOVES_NAME
 from services.trainer.skip_counts import SKIPS_NAME
@@ -26,10 +25,10 @@ from services.trainer.training_spec import TrainingSpec
 from shared.catalog import new_id, open_catalog
 from shared.diffusion.model import Model
 from shared.errors import IntegrityError, InvalidRequestError, JobCancelledError
+from shared.jobs import parts
 from shared.jobs.context import JobContext, JobInterruptedError
 from shared.jobs.executor import EXIT_INTERRUPTED
 from shared.jobs.failures import PartFailedError
-from shared.jobs.process_executor import ProcessExecutor
 from shared.jobs.ray_executor import RayExecutor
 from shared.jobs.records import MAX_LOSSES, JobStore
 from shared.storage import open_store
@@ -58,7 +57,7 @@ def spec(home: StockedHome, **changes: Any) -> dict[str, Any]:
 @contextmanager
 def shards_here(executor: ShardsHere) -> Iterator[ShardsHere]:
     """Have the shards of trainings run by this executor."""
-    with mock.patch.object(ensemble_jobs, "open_executor", return_value=executor):
+    with mock.patch.object(parts, "open_executor", return_value=executor):
         yield executor
 
 
@@ -407,7 +406,7 @@ def test_shards_of_another_training_are_left_alone(stocked_home: StockedHome) ->
         for number in range(3):
             kept.put(key=f"checkpoints/{training_id}/shards/0/{number}/facts.json", data=b"{}")
         kept.put(key=f"checkpoints/{training_id}/5/facts.json", data=b"{}")
-    clear_away_shards(store, kept, "job_1", forget=False)
+    clear_away_shards(store, kept, {"job_1": False})
     assert {job.id: job.state for job in store.list(kinds=["shard"])} == {
         "job_1-r1-s0": "cancelled",
         "job_1-r1-s1": "cancelled",
@@ -416,16 +415,5 @@ def test_shards_of_another_training_are_left_alone(stocked_home: StockedHome) ->
     }
     assert [entry.key for entry in kept.list(prefix="checkpoints/job_1/")] == ["checkpoints/job_1/5/facts.json"]
     assert len(kept.list(prefix="checkpoints/job_10/")) == 4
-    clear_away_shards(store, kept, "job_1", forget=True)
+    clear_away_shards(store, kept, {"job_1": True})
     assert {job.id for job in store.list(kinds=["shard"])} == {"job_10-r1-s0", "job_10-r1-s1"}
-
-
-def test_shards_one_after_another_need_no_place_on_a_cluster(stocked_home: StockedHome) -> None:
-    settings = stocked_home.settings.model_copy(update={"ray_address": "head:6379", "job_slots": 5})
-    with opened_executor(settings, 1) as executor:
-        assert isinstance(executor, ProcessExecutor)
-        assert executor.capacity().slots == 1
-    with opened_executor(stocked_home.settings, 3) as executor:
-        assert executor.capacity().slots == 3
-    with pytest.raises(ValueError, match="LETHE_RAY_ADDRESS"), opened_executor(settings, 2):
-        pass

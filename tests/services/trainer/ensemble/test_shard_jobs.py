@@ -144,7 +144,7 @@ def test_shard_of_a_training_that_is_gone_is_an_error(
     context: MakeContext, stocked_home: StockedHome, second_round: dict[str, Any]
 ) -> None:
     records, store = JobStore(stocked_home.settings.sql_url), open_store(stocked_home.settings)
-    clear_away_shards(records, store, second_round["training"], forget=False)
+    clear_away_shards(records, store, {second_round["training"]: False})
     CheckpointStore(store, second_round["training"], scratch=stocked_home.folder / "scratch", keep=1).remove()
     with pytest.raises(NotFoundError):
         run_shard(context("shard", new_id("job"), second_round))
