@@ -56,8 +56,8 @@ lint: $(STAMP) ## Check style, types and import layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(STAMP) ## Run the test suite
-	$(BIN)/pytest
+test: $(STAMP) ## Run the test suite, two files at a time
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 demo: $(STAMP) ## Run the whole story on real training and write var/demo/report.html
 	$(BIN)/lethe demo
