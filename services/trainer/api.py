@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.responses import Response
 
-from services.trainer.dataset_page import HEADERS, render_page
+from services.trainer.dataset_page import render_page
 from services.trainer.datasets import committed_dataset, dataset_without_job, describe_dataset
-from services.trainer.parameters.attention_names import attention_names, chosen_names
-from services.trainer.parameters.kinds import AnyParameters
+from services.trainer.html_pages import HEADERS
 from services.trainer.schemas import (
     Alias,
     DatasetRequest,
@@ -28,8 +26,9 @@ from services.trainer.schemas import (
 )
 from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
-from shared.catalog import Catalog, ModelManifest, new_id
-from shared.errors import InvalidRequestError, NotFoundError
+from services.trainer.training_inputs import require_inputs
+from shared.catalog import ModelManifest, new_id
+from shared.errors import NotFoundError
 from shared.http.immutable import immutable_response
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -97,7 +96,7 @@ def training_routes() -> APIRouter:
     @router.post("/v1/training-jobs", status_code=202, summary="Train a model", response_model=Operation, openapi_extra=IDEMPOTENT)
     async def start_training(body: TrainingRequest, request: Request, state: State) -> JSONResponse:
         """Start a training; its result names the model."""
-        await asyncio.to_thread(_require_inputs, body, state)
+        await asyncio.to_thread(require_inputs, body, catalog=state.catalog, jobs=state.jobs)
         spec = body.model_dump(mode="json")
         return await accept_job(request, state, noun="training-jobs", kind="training", job_id=new_id("job"), spec=spec, body=body)
 
@@ -189,26 +188,6 @@ def _training(state: TrainerState, job_id: str) -> str:
 
 def _import_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
     return {"name": job.spec["name"], "spec": job.spec}
-
-
-def _require_inputs(body: TrainingRequest, state: TrainerState) -> None:
-    """Refuse a training whose data set or base does not exist, or has too little for it."""
-    dataset = committed_dataset(state.catalog, state.jobs, body.dataset)
-    patients = sum(dataset.patients.get(split, 0) for split in ("train", "canary"))  # who is in both counts twice; the job sees
-    if body.ensemble is not None and body.ensemble.shards > patients:
-        message = f"{body.ensemble.shards} shards need as many patients, and the data set has {patients} to train on."
-        raise InvalidRequestError(message, field="ensemble.shards")
-    if body.base is not None:
-        base = state.catalog.get("model", body.base)
-        _require_attention_modules(body.parameters, base, state.catalog)
-
-
-def _require_attention_modules(parameters: AnyParameters, base: ModelManifest, catalog: Catalog) -> None:
-    """Refuse names and masks that do not fit the base; where its config does not show its attention modules, the job does."""
-    if parameters.names_modules:
-        known = attention_names(json.loads(catalog.read_file(base, "unet/config.json")))
-        if known is not None:
-            chosen_names(parameters, known)
 
 
 def _model(state: TrainerState, name: str) -> ModelManifest:

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from services.trainer.api import dataset_routes, model_routes, training_routes
 from services.trainer.records import Records
 from services.trainer.run_files import RunFiles
+from services.trainer.search.routes import search_routes
+from services.trainer.search.search_files import SearchFiles
 from services.trainer.state import TrainerState
 from shared.catalog import open_catalog
 from shared.http.app import create_app as create_service
@@ -31,7 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return create_service(
         service="trainer",
         settings=settings or get_settings(),
-        routers=[dataset_routes(), training_routes(), model_routes()],
+        routers=[dataset_routes(), training_routes(), search_routes(), model_routes()],
         lifespan=open_state,
         state_type=TrainerState,
         ready=not_ready,
@@ -53,6 +55,7 @@ async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
                     runner=runner,
                     records=Records(catalog),
                     run_files=RunFiles(store),
+                    search_files=SearchFiles(store),
                 )
     finally:
         jobs.close()

@@ -5,19 +5,12 @@ from __future__ import annotations
 import base64
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import JsonValue
 
 from services.trainer.bar_charts import column_chart, row_chart
+from services.trainer.html_pages import page_template
 from shared.catalog import Catalog, DatasetManifest
 from shared.imaging.contact_sheet import CONTACT_SHEET_NAME
-
-HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "private, no-store",
-}
-"""The page shows films of patients: it loads nothing, and nothing keeps it."""
 
 _TEMPLATE: Final = "dataset.html"
 _SPLITS: Final = {"train": "trained on", "canary": "canaries, trained on and repeated", "control": "held out, never trained on"}
@@ -35,12 +28,8 @@ _GATES: Final = {
 
 def render_page(manifest: DatasetManifest, catalog: Catalog) -> str:
     """The page of a committed data set."""
-    environment = Environment(
-        loader=PackageLoader("services.trainer"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"whole": lambda count: f"{count:,}"}
     films = sum(manifest.counts.values())
-    return environment.get_template(_TEMPLATE).render(
+    return page_template(_TEMPLATE).render(
         manifest=manifest,
         films=films,
         patients=manifest.prompt_uniqueness.get("patients"),  # a patient with a canary has other films that are trained on

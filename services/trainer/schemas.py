@@ -24,6 +24,8 @@ class DatasetRequest(StrictBody, DatasetSpec):
 class TrainingRequest(StrictBody, TrainingSpec):
     """A model to train."""
 
+    found_by: None = Field(default=None, description="Filled in where a search is applied; leave it out.")
+
 
 class ImportRequest(StrictBody, ImportSpec):
     """A diffusers folder to import."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from services.trainer.records import Records
 from services.trainer.run_files import RunFiles
+from services.trainer.search.search_files import SearchFiles
 from shared.catalog import Catalog
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
@@ -22,3 +23,4 @@ class TrainerState:
     runner: JobRunner
     records: Records
     run_files: RunFiles
+    search_files: SearchFiles

@@ -29,6 +29,13 @@ class DataParallel(StrictSpec):
     ranks: int = Field(default=1, ge=1, le=64, description="Processes that each take an equal share of every batch; 1 is none.")
 
 
+class FoundBy(StrictSpec):
+    """Where parameters, rate, filter and captions were found."""
+
+    search: str = Field(min_length=1, max_length=64, description="A search's id.")
+    trial: int = Field(ge=0, description="The trial's number in it.")
+
+
 class TrainingSpec(StrictSpec):
     """Which data, which network, how long; how it is fitted into memory; and where methods join the training step."""
 
@@ -104,6 +111,7 @@ class TrainingSpec(StrictSpec):
         description="Several models that learn apart and are averaged, in the denoiser's place; `steps` are those of all together. "
         "null trains one.",
     )
+    found_by: FoundBy | None = Field(default=None, description="The search's trial whose choice this is; applying a search fills it in.")
 
     @field_validator("parameters")
     @classmethod

@@ -141,6 +141,8 @@ class SearchTraining(TrainingSpec):
     text_encoder: Literal["frozen"] = Field(default="frozen", description="What is searched is of the denoiser alone.")
     parameters: AnyParameters = Field(default=FullParameters(), description="Chosen by the search: leave them out.")
 
+    found_by: None = Field(default=None, description="Filled in where the search is applied; leave it out.")
+
     @field_validator("learning_rate", "parameters")
     @classmethod
     def _require_what_is_searched_open(cls, value: object, info: ValidationInfo) -> object:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.trainer.dataset_page import HEADERS, render_page
+from services.trainer.dataset_page import render_page
+from services.trainer.html_pages import HEADERS
 from shared.catalog import DatasetManifest, new_id
 
 if TYPE_CHECKING:

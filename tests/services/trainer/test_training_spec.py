@@ -54,6 +54,7 @@ def test_spec_without_wishes_is_the_documented_one() -> None:
         "batch_filter": None,
         "timesteps": "uniform",
         "ensemble": None,
+        "found_by": None,
     }
 
 

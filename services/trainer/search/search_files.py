@@ -1,0 +1,34 @@
+"""What a search keeps in the store for people to look at: its summary so far, and every trial."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from services.trainer.search.trial import Trial
+from shared.errors import NotFoundError
+from shared.storage import ObjectStore
+
+FOLDER: Final = "searches"
+
+
+class SearchFiles:
+    """Reads the files of searches; the ids are those of job records."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def summary(self, search_id: str) -> dict[str, Any] | None:
+        """What was found so far; None before the first trial is over."""
+        summary: dict[str, Any] | None = self._read(f"{FOLDER}/{search_id}/summary.json")
+        return summary
+
+    def trials(self, search_id: str) -> list[Trial]:
+        """All trials so far, in the order of their numbers."""
+        return [Trial.model_validate(trial) for trial in self._read(f"{FOLDER}/{search_id}/trials.json") or []]
+
+    def _read(self, key: str) -> Any:
+        try:
+            return json.loads(self._store.get(key=key))
+        except NotFoundError:
+            return None
