@@ -1,0 +1,52 @@
+"""Which trials are ended on their way: successive halving at rungs, and by non-domination where there are several objectives.
+
+A trial is held against those that were measured at the same rung before it, whether they went on or not (Li et al. 2020, ASHA).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from services.trainer.search.front import crowding, ranks
+from services.trainer.search.rules import figures, losses, violations
+from services.trainer.search.search_spec import Constraint, Pruning
+from shared.memorization.rewards.names import Direction
+from shared.memorization.statistics import Estimate
+
+Measured = Mapping[str, Estimate]
+
+
+def goes_on(
+    values: Measured,
+    others_at_rung: Sequence[Measured],
+    directions: Mapping[str, Direction],
+    rule: Pruning,
+    constraints: Sequence[Constraint] = (),
+) -> bool:
+    """Whether a trial is among those kept of all that reached its rung; `directions` are the objectives'.
+
+    Nothing is ended until enough others were seen there. Of equal trials neither is behind the other.
+    """
+    if len(others_at_rung) < rule.startup:
+        return True
+    places = _places([figures(each) for each in (values, *others_at_rung)], directions, constraints)
+    ahead = sum(place < places[0] for place in places[1:])
+    return ahead < math.ceil(rule.keep * len(places))
+
+
+def _places(
+    points: Sequence[Mapping[str, float]], directions: Mapping[str, Direction], constraints: Sequence[Constraint]
+) -> list[tuple[float, float, float]]:
+    """Lower is better: whether and how far bounds are broken, then the non-dominated rank, then how alone a point stands in it."""
+    broken_N = np.array([sum(max(0.0, excess) for excess in violations(point, constraints).values()) for point in points])
+    losses_NK = np.array([losses(point, directions) for point in points])
+    rank_N, alone_N = np.zeros(len(points)), np.zeros(len(points))
+    sound = np.flatnonzero(broken_N == 0)  # what breaks bounds is behind, by how far alone
+    rank_N[sound] = ranks(losses_NK[sound])
+    for rank in np.unique(rank_N[sound]):
+        peers = sound[rank_N[sound] == rank]
+        alone_N[peers] = crowding(losses_NK[peers])
+    return [(float(broken), float(rank), -float(alone)) for broken, rank, alone in zip(broken_N, rank_N, alone_N, strict=True)]
