@@ -22,7 +22,7 @@ from services.trainer.training import train_autoencoder, train_denoiser
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
-from shared.memorization.agreements import asked_items, compare
+from shared.memorization.agreements import agreements
 from shared.memorization.galleries import FilmSet, Gallery, fit_gallery
 from shared.memorization.matching import gravest, match
 from shared.memorization.statistics import Estimate, rate
@@ -103,17 +103,15 @@ def judged(model: Model, gallery: Gallery, group: str, prompts: list[str], image
     guidance = ClassifierFreeGuidance(scale)
     pictures = generate_images(model, prompts, images_per_prompt=images, seed=seed, steps=SAMPLING_STEPS, guidance=guidance)
     neighbours = match(gallery, pictures, k=1)
-    asked = [asked_items(prompt) for prompt in prompts for _ in range(images)]
-    seen = gallery.reader.read(pictures)
-    values = [compare(wanted, found, gallery.reader.items).value for wanted, found in zip(asked, seen, strict=True)]
-    agreements = [value for value in values if value is not None]
+    found = agreements(gallery.reader, [prompt for prompt in prompts for _ in range(images)], pictures)
+    values = [agreement.value for agreement in found if agreement.value is not None]
     copies = sum(gravest(row) == "copy" for row in neighbours)
     return {
         "prompts": group,
         "guidance_scale": scale,
         "copies": rate(copies, len(pictures)),
         "similarity": float(np.mean([row[0].similarity for row in neighbours])),
-        "agreement": float(np.mean(agreements)) if agreements else None,
+        "agreement": float(np.mean(values)) if values else None,
     }
 
 

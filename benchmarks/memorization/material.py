@@ -1,6 +1,6 @@
 """What all methods of one seed share, made once and kept on disk: films, gallery, autoencoder and text encoder, and the base.
 
-N films, H height, W width, D code features.
+N films, H height, W width.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from services.trainer.training import train_autoencoder, train_denoiser
 from services.trainer.training_set import TrainingSet
 from shared.diffusion.model import Model
 from shared.memorization.extraction import edge_limit
-from shared.memorization.frechet_distance import Floats, frechet_distance
-from shared.memorization.galleries import FilmSet, Gallery, fit_gallery, read_gallery, save_gallery
-from shared.memorization.thresholds import Images, Thresholds
+from shared.memorization.frechet_distance import frechet_distance
+from shared.memorization.galleries import FilmSet, Gallery, fit_gallery, read_gallery, save_gallery, site_features
+from shared.memorization.thresholds import Thresholds
 
 OTHER_COHORT: Final = 10_000  # added to the seed of the base's patients
 
@@ -70,11 +70,6 @@ def drawn_films(regime: Regime, seed: int) -> Films:
         control_fraction=regime.control_fraction,
         image_size=regime.image_size,
     )
-
-
-def site_features(gallery: Gallery, images_NHW: Images) -> Floats:
-    """What FID is taken of: the codes of the site embedder's copy head, N×D."""
-    return np.asarray(gallery.embedder.embed(images_NHW)[0].double().numpy())
 
 
 def fit_and_judge(films: Films, seed: int) -> tuple[Gallery, dict[str, Any]]:

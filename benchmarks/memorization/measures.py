@@ -1,6 +1,6 @@
 """What a trained model is measured by: copies of canaries, extraction, the screening's score, FID, and whether it shows what is asked.
 
-M images, D code features.
+M images.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.memorization.material import Material, site_features
+from benchmarks.memorization.material import Material
 from benchmarks.memorization.regime import Regime
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
-from shared.memorization.agreements import asked_items, compare
+from shared.memorization.agreements import agreements
 from shared.memorization.extraction import extracted_films
 from shared.memorization.frechet_distance import frechet_distance
-from shared.memorization.galleries import Gallery
+from shared.memorization.galleries import Gallery, site_features
 from shared.memorization.matching import match
 from shared.memorization.prompt_scoring import ScreeningSettings, score_prompts
 from shared.memorization.statistics import auc
@@ -74,6 +74,5 @@ def _nearest(gallery: Gallery, images_MHW: Images) -> tuple[list[bool], list[flo
 
 def _agreement(gallery: Gallery, prompts: list[str], images_MHW: Images) -> float:
     """How much of what was asked for the finding reader sees, on average over prompts that ask for something."""
-    seen = gallery.reader.read(images_MHW)
-    values = [compare(asked_items(prompt), items, gallery.reader.items).value for prompt, items in zip(prompts, seen, strict=True)]
-    return float(np.mean([value for value in values if value is not None]))
+    found = agreements(gallery.reader, prompts, images_MHW)
+    return float(np.mean([agreement.value for agreement in found if agreement.value is not None]))

@@ -14,7 +14,7 @@ from services.detector.gallery_library import GalleryLibrary
 from services.detector.schemas import MatchAgreement, MatchAnswer, MatchRequest, Neighbour
 from shared.errors import InvalidRequestError
 from shared.imaging.png import decode_png
-from shared.memorization.agreements import asked_items, compare, sorted_items
+from shared.memorization.agreements import agreements, sorted_items
 from shared.memorization.galleries import Gallery
 from shared.memorization.matching import candidates, fit_to_gallery, gravest, shown
 from shared.memorization.thresholds import Images
@@ -61,8 +61,5 @@ def decode_picture(text: str, index: int) -> Images:
 
 
 def _agreements(gallery: Gallery, images_MHW: Images, prompts: list[str]) -> list[MatchAgreement]:
-    compared = [
-        compare(asked_items(prompt), seen, gallery.reader.items)
-        for prompt, seen in zip(prompts, gallery.reader.read(images_MHW), strict=True)
-    ]
-    return [MatchAgreement(value=a.value, asked=sorted_items(a.asked), seen=sorted_items(a.seen)) for a in compared]
+    found = agreements(gallery.reader, prompts, images_MHW)
+    return [MatchAgreement(value=a.value, asked=sorted_items(a.asked), seen=sorted_items(a.seen)) for a in found]

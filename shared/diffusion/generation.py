@@ -52,6 +52,20 @@ def generate_images(
     """
     conditioning = model.encode(prompts).repeat(images_per_prompt)
     seeds = [image_seed(seed, index) for index in range(images_per_prompt)] * len(prompts)
+    return draw_in_batches(model, conditioning, seeds, steps=steps, guidance=guidance, scheduler=scheduler, on_batch=on_batch)
+
+
+def draw_in_batches(
+    model: Model,
+    conditioning: Conditioning,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance: Guidance,
+    scheduler: SchedulerName = "ddim",
+    on_batch: BatchObserver = lambda _count: None,
+) -> NDArray[np.uint8]:
+    """Any number of images, N×H×W: image i from conditioning i and seed i."""
     size = batch_size(model)
     batches = []
     for start in range(0, len(seeds), size):

@@ -133,9 +133,9 @@ class Model:
         """How long each prompt is in tokens, begin and end marker included, whatever the window."""
         return [len(ids) for ids in self.tokenizer(list(prompts), truncation=False)["input_ids"]]
 
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Prompts as conditioning."""
-        token_ids = self.tokenize(prompts)
+    def encode(self, prompts: Sequence[str], *, truncate: bool = False) -> Conditioning:
+        """Prompts as conditioning; one that is too long is refused unless it may be cut."""
+        token_ids = self.tokenize(prompts, truncate=truncate)
         with torch.no_grad():
             return Conditioning(self.text_encoder(token_ids)[0], token_ids)
 

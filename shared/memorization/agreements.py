@@ -9,8 +9,13 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shared.imaging.prompts import parse_prompt
-from shared.memorization.finding_reader import Item, agreement
+from shared.memorization.finding_reader import FindingReader, Item, agreement
+
+Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ def compare(asked: frozenset[Item], seen: frozenset[Item], readable: Sequence[It
         _without_side(item) if item[0] == "finding" and item[1] in open_sides else item for item in seen if names_view or item[0] != "view"
     )
     return Agreement(agreement(judged, visible) if judged else None, judged, visible)
+
+
+def agreements(reader: FindingReader, prompts: Sequence[str], images_NHW: Images) -> list[Agreement]:
+    """How far each image shows what its prompt asks for."""
+    seen = reader.read(images_NHW)
+    return [compare(asked_items(prompt), items, reader.items) for prompt, items in zip(prompts, seen, strict=True)]
 
 
 def sorted_items(items: AbstractSet[Item]) -> list[list[str]]:

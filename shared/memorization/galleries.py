@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from shared.catalog import Catalog, DatasetManifest, GalleryManifest
 from shared.catalog.scratch import scratch_folder
 from shared.errors import ConflictError, NotFoundError
 from shared.imaging.films import FilmTable
-from shared.memorization.agreements import asked_items, compare
+from shared.memorization.agreements import agreements, asked_items
 from shared.memorization.finding_reader import STEPS as READER_STEPS
 from shared.memorization.finding_reader import FindingReader, train_finding_reader
 from shared.memorization.site_embedder import STEPS as EMBEDDER_STEPS
@@ -157,12 +159,16 @@ def fit_gallery(
 
 def reader_agreement(reader: FindingReader, films: FilmSet) -> Estimate:
     """The mean agreement between real films and their own prompts: what a perfect generator could reach."""
-    seen = reader.read(films.images_NHW)
-    agreed = [compare(asked_items(prompt), items, reader.items).value for prompt, items in zip(films.prompts, seen, strict=True)]
-    judged = [(value, patient) for value, patient in zip(agreed, films.patients, strict=True) if value is not None]
+    agreed = agreements(reader, films.prompts, films.images_NHW)
+    judged = [(found.value, patient) for found, patient in zip(agreed, films.patients, strict=True) if found.value is not None]
     if not judged:
         raise ConflictError("No control film's prompt names a view or a finding; the finding reader cannot be judged.")
     return mean_interval(Group([value for value, _ in judged], [patient for _, patient in judged]))
+
+
+def site_features(gallery: Gallery, images_NHW: Images) -> NDArray[np.float64]:
+    """What distances between sets of images are taken of: the codes of the site embedder's copy head, N×D."""
+    return np.asarray(gallery.embedder.embed(images_NHW)[0].double().numpy())
 
 
 def save_gallery(gallery: Gallery, folder: Path) -> None:

@@ -65,6 +65,12 @@ def auc(positives: ArrayLike, negatives: ArrayLike) -> float:
     return float(np.trapezoid(curve.true_positive_rate_T, curve.false_positive_rate_T))
 
 
+def advantage(positives: ArrayLike, negatives: ArrayLike) -> float:
+    """How far TPR lies above FPR at the best threshold: what an attacker who knows nothing else gains (Yeom et al., CSF 2018)."""
+    curve = roc(positives, negatives)
+    return float((curve.true_positive_rate_T - curve.false_positive_rate_T).max())
+
+
 def tpr_at_fpr(positives: ArrayLike, negatives: ArrayLike, false_positive_rate: float = 0.01) -> float:
     """The highest TPR among ROC points whose FPR lies strictly below the rate; refused for fewer than 200 negatives."""
     _require_negatives(len(_scores(negatives, "negatives")))
@@ -120,7 +126,7 @@ def auc_interval(positives: Group, negatives: Group, *, seed: int = 0, resamples
         return np.asarray(correct / (weights_RP.sum(1) * weights_RN.sum(1)))
 
     values = _two_class_bootstrap(positives, negatives, resampled, seed=seed, resamples=resamples)
-    return _estimate(auc(positive, negative), values, len(positive) + len(negative))
+    return estimate_of(auc(positive, negative), values, len(positive) + len(negative))
 
 
 def tpr_at_fpr_interval(
@@ -140,24 +146,54 @@ def tpr_at_fpr_interval(
         return np.asarray(np.where(false_RT < false_positive_rate, true_RT, 0.0).max(1))
 
     values = _two_class_bootstrap(positives, negatives, resampled, seed=seed, resamples=resamples)
-    return _estimate(value, values, len(positive))
+    return estimate_of(value, values, len(positive))
+
+
+def advantage_interval(positives: Group, negatives: Group, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """The advantage with its percentile bootstrap interval; the threshold is refitted in each resample.
+
+    The best of many thresholds lies above 0 by chance, the more so the fewer cases there are.
+    """
+    positive, negative = _scores(positives.scores, "positives"), _scores(negatives.scores, "negatives")
+    thresholds = np.unique(positive)  # the best one is where a positive stands
+    reached_PT = (positive[:, None] >= thresholds[None]).astype(np.float64)
+    reached_NT = (negative[:, None] >= thresholds[None]).astype(np.float64)
+
+    def resampled(weights_RP: Floats, weights_RN: Floats) -> Floats:
+        true_RT = (weights_RP @ reached_PT) / weights_RP.sum(1, keepdims=True)
+        false_RT = (weights_RN @ reached_NT) / weights_RN.sum(1, keepdims=True)
+        return np.asarray((true_RT - false_RT).max(1).clip(min=0))
+
+    values = _two_class_bootstrap(positives, negatives, resampled, seed=seed, resamples=resamples)
+    return estimate_of(advantage(positive, negative), values, len(positive) + len(negative))
+
+
+def difference_interval(positives: Group, negatives: Group, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
+    """How far the mean of the positives lies above that of the negatives, with its percentile bootstrap interval."""
+    positive, negative = _scores(positives.scores, "positives"), _scores(negatives.scores, "negatives")
+
+    def resampled(weights_RP: Floats, weights_RN: Floats) -> Floats:
+        return np.asarray(weights_RP @ positive / weights_RP.sum(1) - weights_RN @ negative / weights_RN.sum(1))
+
+    values = _two_class_bootstrap(positives, negatives, resampled, seed=seed, resamples=resamples)
+    return estimate_of(float(positive.mean() - negative.mean()), values, len(positive) + len(negative))
 
 
 def threshold_interval(controls: Group, false_positive_rate: float, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """The threshold of `upper_threshold` with its percentile bootstrap interval by patient."""
     scores = _scores(controls.scores, "controls")
-    weights_RN = _patient_weights(controls.patients, np.random.default_rng(seed), resamples)
+    weights_RN = patient_weights(controls.patients, np.random.default_rng(seed), resamples)
     order_N = np.argsort(scores)[::-1]
     rank_R1 = np.maximum(1, np.floor(np.round(false_positive_rate * (weights_RN.sum(1, keepdims=True) + 1), 9)))
     reached_R = (np.cumsum(weights_RN[:, order_N], axis=1) >= rank_R1).argmax(1)
-    return _estimate(upper_threshold(scores, false_positive_rate), scores[order_N][reached_R], len(scores))
+    return estimate_of(upper_threshold(scores, false_positive_rate), scores[order_N][reached_R], len(scores))
 
 
 def mean_interval(group: Group, *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """A mean (of agreements, of verdicts as 0 and 1) with its percentile bootstrap interval by patient."""
     values = _scores(group.scores, "scores")
-    weights_RN = _patient_weights(group.patients, np.random.default_rng(seed), resamples)
-    return _estimate(float(values.mean()), weights_RN @ values / weights_RN.sum(1), len(values))
+    weights_RN = patient_weights(group.patients, np.random.default_rng(seed), resamples)
+    return estimate_of(float(values.mean()), weights_RN @ values / weights_RN.sum(1), len(values))
 
 
 def correlation(
@@ -177,9 +213,9 @@ def correlation(
         raise ValueError("x or y is constant: their correlation is undefined")
     measured = _weighted_spearman if method == "spearman" else _weighted_pearson
     value = measured(first, second, np.ones((1, len(first))))[0]
-    weights_RN = _patient_weights(patients, np.random.default_rng(seed), resamples)
+    weights_RN = patient_weights(patients, np.random.default_rng(seed), resamples)
     values = measured(first, second, weights_RN)
-    return _estimate(float(value), values[np.isfinite(values)], len(first))  # a resample of one value only has no correlation
+    return estimate_of(float(value), values[np.isfinite(values)], len(first))  # a resample of one value only has no correlation
 
 
 # ---------------------------------------------------------------- inside
@@ -203,7 +239,7 @@ def _share_reaching(scores: Floats, thresholds_T: Floats) -> Floats:
     return np.asarray((len(scores) - below_T) / len(scores))
 
 
-def _patient_weights(patients: Sequence[str], generator: np.random.Generator, resamples: int) -> Floats:
+def patient_weights(patients: Sequence[str], generator: np.random.Generator, resamples: int) -> Floats:
     """How often each case appears in each resample, R×N: patients are drawn with replacement, their cases follow."""
     names, member_N = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
     counts_RG = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
@@ -219,8 +255,8 @@ def _two_class_bootstrap(
     values = []
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
-        weights_RP = _patient_weights(positives.patients, generator, count)
-        weights_RN = _patient_weights(negatives.patients, generator, count)
+        weights_RP = patient_weights(positives.patients, generator, count)
+        weights_RN = patient_weights(negatives.patients, generator, count)
         values.append(statistic(weights_RP, weights_RN))
     return np.concatenate(values)
 
@@ -253,7 +289,7 @@ def _mid_ranks(values: Floats, weights_RN: Floats) -> Floats:
     return np.asarray(middle_RT[:, group_N])
 
 
-def _estimate(value: float, resampled: Floats, n: int) -> Estimate:
+def estimate_of(value: float, resampled: Floats, n: int) -> Estimate:
     """A figure with the percentiles of its resamples."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])
