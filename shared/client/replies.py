@@ -149,3 +149,22 @@ class SafeGeneration(Reply):
 
     id: str
     images: list[SafeImage]
+
+
+class Figures(Reply):
+    """What was measured at a rung."""
+
+    step: int
+    values: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+class Trial(Reply):
+    """A training that a search tried; `values` once it has come to its end."""
+
+    number: int
+    state: Literal["running", "succeeded", "pruned", "failed", "cancelled"]
+    choice: dict[str, Any]
+    rungs: list[Figures] = Field(default_factory=list)
+    values: dict[str, dict[str, float]] | None = None
+    reason: str | None = None
+    model: str | None = None

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from shared.client.operations import ProgressCallback, ignore_progress, wait_for
-from shared.client.replies import Film, Operation, Reply
+from shared.client.replies import Film, Operation, Reply, Trial
 from shared.client.transport import Transport
 from shared.errors import UnavailableError
 
@@ -79,6 +79,42 @@ class TrainerClient:
     def validation_png(self, job: str, step: int) -> bytes:
         """The strip of a step."""
         return self.transport.get_bytes(f"/v1/training-jobs/{job}/validation/{step}")
+
+    def search(self, spec: Mapping[str, Any]) -> Operation:
+        """Start a search of parameters to tune."""
+        return Operation.model_validate(self.transport.create("/v1/searches", spec))
+
+    def wait_for_search(self, search: str, *, on_progress: ProgressCallback = ignore_progress) -> Operation:
+        """The search once it is over; the result is the front that it found."""
+        return wait_for(self.transport, f"/v1/searches/{search}", on_progress=on_progress)
+
+    def get_search(self, search: str) -> Operation:
+        """A search as it is now; until it has a result, `so_far` says what it found."""
+        return Operation.model_validate(self.transport.get(f"/v1/searches/{search}"))
+
+    def list_searches(self) -> list[Operation]:
+        """The newest searches."""
+        return [Operation.model_validate(item) for item in self.transport.get("/v1/searches")["items"]]
+
+    def cancel_search(self, search: str) -> Operation:
+        """Ask a search to stop; trials that are over are kept."""
+        return Operation.model_validate(self.transport.post(f"/v1/searches/{search}/cancel", {}))
+
+    def search_trials(self, search: str) -> list[Trial]:
+        """All that a search tried so far."""
+        return [Trial.model_validate(trial) for trial in self.transport.get(f"/v1/searches/{search}/trials")["trials"]]
+
+    def search_report(self, search: str) -> bytes:
+        """A search's report for people, as HTML."""
+        return self.transport.get_bytes(f"/v1/searches/{search}/report")
+
+    def search_picture(self, search: str, picture: str) -> bytes:
+        """A picture of a search as PNG: front, masks or hypervolume."""
+        return self.transport.get_bytes(f"/v1/searches/{search}/pictures/{picture}.png")
+
+    def apply_search(self, search: str, body: Mapping[str, Any]) -> Operation:
+        """Start a training job with what a search found."""
+        return Operation.model_validate(self.transport.create(f"/v1/searches/{search}/apply", body))
 
     def import_model(self, spec: Mapping[str, Any]) -> Operation:
         """Start importing a diffusers folder."""

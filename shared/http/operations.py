@@ -111,9 +111,13 @@ async def accept_job(
     job_id: str,
     spec: dict[str, Any],
     body: StrictBody,
+    route: str | None = None,
 ) -> JSONResponse:
-    """Queue a job and answer 202 with its envelope; a repeated Idempotency-Key answers what was answered first."""
-    idempotency = _idempotency_key(request, route=noun, fingerprint=canonical_digest(body.model_dump(mode="json")))
+    """Queue a job and answer 202 with its envelope; a repeated Idempotency-Key answers what was answered first.
+
+    `route` is where keys are known, for a POST that is not the noun's own.
+    """
+    idempotency = _idempotency_key(request, route=route or noun, fingerprint=canonical_digest(body.model_dump(mode="json")))
     return await _queue_job(state, noun=noun, kind=kind, job_id=job_id, spec=spec, idempotency=idempotency)
 
 

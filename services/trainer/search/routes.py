@@ -76,7 +76,16 @@ def search_routes() -> APIRouter:
         """Start a training job with a point's parameters, rate, filter and captions, on this data set and base or on others."""
         training = await asyncio.to_thread(_applied, id, body, state)
         spec = training.model_dump(mode="json")
-        return await accept_job(request, state, noun="training-jobs", kind="training", job_id=new_id("job"), spec=spec, body=body)
+        return await accept_job(
+            request,
+            state,
+            noun="training-jobs",
+            kind="training",
+            job_id=new_id("job"),
+            spec=spec,
+            body=body,
+            route=f"searches/{id}/apply",
+        )
 
     return router
 

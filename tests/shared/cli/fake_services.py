@@ -51,6 +51,34 @@ OPERATIONS = {
 }
 
 
+def trial(number: int, state: str, mask: list[int], **fields: Any) -> dict[str, Any]:
+    choice = {"kind": "svdiff", "mask": mask, "ranks": None, "learning_rate": 1e-4, "origin": "suggested"}
+    return {"number": number, "state": state, "choice": choice, "rungs": [], "values": None, "reason": None, "model": None, **fields}
+
+
+def figures(memorization: float, fid: float) -> dict[str, dict[str, float]]:
+    return {name: {"value": value, "low": value, "high": value, "n": 9} for name, value in (("memorization", memorization), ("fid", fid))}
+
+
+TRIALS = [
+    trial(0, "succeeded", [1, 1], values=figures(0.5, 3.25), model="mdl_1t0000"),
+    trial(1, "succeeded", [0, 1], values=figures(0.25, 7.5), model="mdl_1t0001"),
+    trial(2, "pruned", [1, 0], rungs=[{"step": 30, "values": figures(0.75, 9.0)}]),
+    trial(3, "failed", [0, 0], reason="The loss is not finite."),
+]
+POINTS = [
+    {"trial": tried["number"], "kind": "svdiff", "mask": [1, 1], "blocks": ["mid_block.attentions.0"], "learning_rate": 1e-4}
+    | {"values": {name: value["value"] for name, value in tried["values"].items()}, "model": tried["model"]}
+    for tried in TRIALS[:2]
+]
+FOUND = {
+    "pareto": POINTS,
+    "recommended": POINTS[1] | {"rule": "the point nearest to the best"},
+    "trials": {"running": 0, "succeeded": 2, "pruned": 1, "failed": 1, "cancelled": 0},
+}
+SEARCH = operation("search", "job_3", name="ward", spec={"objectives": ["memorization", "fid"], "trials": 4}, result=FOUND)
+
+
 class FakeServices:
     """Answers requests; keeps count of them."""
 
@@ -83,6 +111,8 @@ class FakeServices:
             return httpx.Response(200, text=f"<html>{path.split('/')[-2]}</html>")
         if path.endswith("/records"):
             return self._records(request)
+        if path.startswith("/v1/searches"):
+            return self._search(path)
         if path.startswith("/v1/datasets"):
             counts = {"train": 50, "canary": CANARIES, "control": 2 * CONTROLS}
             dataset = operation("dataset", "ds_1", name="ward", counts=counts, patients=counts)
@@ -98,6 +128,15 @@ class FakeServices:
     def _records(self, request: httpx.Request) -> httpx.Response:
         films = [film(record) for record in range(CANARIES + 2 * CONTROLS)]
         return httpx.Response(200, json={"items": [item for item in films if item["split"] == request.url.params["split"]]})
+
+    def _search(self, path: str) -> httpx.Response:
+        if path.endswith("/report"):
+            return httpx.Response(200, text="<html>front</html>")
+        if path.endswith("/apply"):
+            return httpx.Response(202, json=OPERATIONS["/v1/training-jobs"])
+        if path.endswith("/trials"):
+            return httpx.Response(200, json={"trials": TRIALS})
+        return httpx.Response(200, json=SEARCH | {"items": [SEARCH]})
 
     def _screen(self, body: dict[str, Any]) -> dict[str, Any]:
         results = []

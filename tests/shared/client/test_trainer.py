@@ -71,3 +71,39 @@ def test_each_call_asks_its_route() -> None:
         ("GET", "/v1/model-imports/job_2/events", None),
         ("GET", "/v1/model-imports/job_2", None),
     ]
+
+
+def test_each_call_of_a_search_asks_its_route() -> None:
+    asked: list[tuple[str, str, object]] = []
+    search = OPERATION | {"id": "job_3", "kind": "search"}
+    tried = {"number": 7, "state": "running", "choice": {"kind": "svdiff"}, "rungs": [{"step": 3, "values": {}}]}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.method, request.url.path, json.loads(request.content) if request.content else None))
+        if request.url.path.endswith(("/report", ".png")):
+            return httpx.Response(200, content=b"made")
+        if request.url.path.endswith("/events"):
+            return httpx.Response(204)
+        return httpx.Response(200, json=search | {"items": [search], "trials": [tried]})
+
+    client = TrainerClient("http://t", transport=httpx.MockTransport(answer))
+    assert client.search({"space": "svdiff"}).id == "job_3"
+    assert client.wait_for_search("job_3").kind == "search"
+    assert client.get_search("job_3").id == "job_3"
+    assert [item.id for item in client.list_searches()] == ["job_3"]
+    client.cancel_search("job_3")
+    assert [(trial.number, trial.rungs[0].step) for trial in client.search_trials("job_3")] == [(7, 3)]
+    assert client.search_report("job_3") == client.search_picture("job_3", "front") == b"made"
+    client.apply_search("job_3", {"trial": 7})
+    assert asked == [
+        ("POST", "/v1/searches", {"space": "svdiff"}),
+        ("GET", "/v1/searches/job_3/events", None),
+        ("GET", "/v1/searches/job_3", None),
+        ("GET", "/v1/searches/job_3", None),
+        ("GET", "/v1/searches", None),
+        ("POST", "/v1/searches/job_3/cancel", {}),
+        ("GET", "/v1/searches/job_3/trials", None),
+        ("GET", "/v1/searches/job_3/report", None),
+        ("GET", "/v1/searches/job_3/pictures/front.png", None),
+        ("POST", "/v1/searches/job_3/apply", {"trial": 7}),
+    ]
