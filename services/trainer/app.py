@@ -25,7 +25,7 @@ from shared.settings import Settings, get_settings
 from shared.storage import open_store
 from shared.telemetry import configure_logging
 
-JOB_KINDS: Final = ("dataset", "training", "import")
+JOB_KINDS: Final = ("dataset", "training", "search", "import")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

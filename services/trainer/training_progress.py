@@ -111,6 +111,11 @@ class Progress:
         """How long all phases took."""
         return sum(self._seconds.values())
 
+    @property
+    def seconds_so_far(self) -> float:
+        """How long all phases took, the present one included."""
+        return self.seconds + time.monotonic() - self._began
+
     def loss_curves(self) -> list[dict[str, Any]]:
         """The curve of every phase so far, as the job's losses.json has them."""
         return [{"phase": phase, "steps": curve.steps, "points": curve.points()} for phase, curve in self.curves.items()]

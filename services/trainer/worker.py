@@ -1,4 +1,4 @@
-"""The trainer's child process: `python -m services.trainer.worker JOB_ID` registers a data set, trains or imports a model."""
+"""The trainer's child process: `python -m services.trainer.worker JOB_ID` registers a data set, trains, searches or imports."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ def run_shard(context: JobContext) -> dict[str, Any]:
     return learn(context)
 
 
+def run_search(context: JobContext) -> dict[str, Any]:
+    """Search which parameters to tune."""
+    from services.trainer.search.search_jobs import run_search as search
+
+    return search(context)
+
+
+def run_trial(context: JobContext) -> dict[str, Any]:
+    """Take one trial of a search."""
+    from services.trainer.search.trial_jobs import run_trial as learn
+
+    return learn(context)
+
+
 def run_import(context: JobContext) -> dict[str, Any]:
     """Import a model; loads the tensor libraries too."""
     from services.trainer.model_import import run_import as import_folder
@@ -51,7 +65,14 @@ def run_import(context: JobContext) -> dict[str, Any]:
     return import_folder(context)
 
 
-HANDLERS: Final[Handlers] = {"dataset": run_registration, "training": run_training, "shard": run_shard, "import": run_import}
+HANDLERS: Final[Handlers] = {
+    "dataset": run_registration,
+    "training": run_training,
+    "shard": run_shard,
+    "search": run_search,
+    "trial": run_trial,
+    "import": run_import,
+}
 
 if __name__ == "__main__":
     sys.exit(run_worker("trainer", HANDLERS))

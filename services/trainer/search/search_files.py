@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from services.trainer.search.trial import Trial
@@ -13,7 +14,7 @@ FOLDER: Final = "searches"
 
 
 class SearchFiles:
-    """Reads the files of searches; the ids are those of job records."""
+    """The files of searches; the ids are those of job records."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -26,6 +27,11 @@ class SearchFiles:
     def trials(self, search_id: str) -> list[Trial]:
         """All trials so far, in the order of their numbers."""
         return [Trial.model_validate(trial) for trial in self._read(f"{FOLDER}/{search_id}/trials.json") or []]
+
+    def keep(self, search_id: str, trials: Sequence[Trial], summary: Mapping[str, Any]) -> None:
+        """Write both anew."""
+        for name, kept in (("trials", [trial.model_dump(mode="json") for trial in trials]), ("summary", summary)):
+            self._store.put(key=f"{FOLDER}/{search_id}/{name}.json", data=json.dumps(kept, allow_nan=False).encode())
 
     def _read(self, key: str) -> Any:
         try:
