@@ -45,7 +45,8 @@ def _shares(
     study.add_trials(
         [create_trial(value=value, params=each, distributions=distributions) for each, value in zip(features, values, strict=True)]
     )
-    return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed % 2**32))
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed % 2**32))
+    return {name: float(share) for name, share in shares.items()}
 
 
 def _features(space: Space, choice: Choice) -> dict[str, Any]:
