@@ -1,9 +1,10 @@
-"""What is measured on: phantom films with prompts, and the tiny model with random weights."""
+"""What is measured on: phantom films with prompts, and the tiny model with random weights. N films, H height, W width."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,12 +22,27 @@ IMAGE_SIZE: Final = 64
 
 @dataclass(frozen=True)
 class Films:
-    """Frontal phantom films with prompts and splits."""
+    """Phantom films with prompts and splits."""
 
     images_NHW: NDArray[np.uint8]
     prompts: list[str]
     patients: list[str]
     placements: list[Placement]
+
+    @classmethod
+    def placed(
+        cls,
+        images_NHW: NDArray[np.uint8],
+        candidates: Sequence[Candidate],
+        *,
+        canaries: int,
+        repeats: int,
+        control_fraction: float,
+        seed: int,
+    ) -> Self:
+        """Films split by patient, as a data set's are."""
+        placements = place_films(candidates, control_fraction=control_fraction, canaries=canaries, repeats=repeats, seed=seed)
+        return cls(images_NHW, [film.prompt for film in candidates], [film.patient for film in candidates], placements)
 
     def select(self, split: str, fold: str = "") -> list[int]:
         """Positions of a split, of one fold if given."""
@@ -50,19 +66,26 @@ class Films:
         )
 
 
+class Phantom(Protocol):
+    """What draws a cohort's films, split by patient."""
+
+    def __call__(
+        self, patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0, image_size: int = IMAGE_SIZE
+    ) -> Films:
+        """Films of so many patients."""
+        ...
+
+
 def phantom_films(
     patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0, image_size: int = IMAGE_SIZE
 ) -> Films:
-    """A cohort's frontal films, split by patient."""
+    """A cohort's frontal films of the chest, split by patient."""
     films = [film for film in make_cohort(patients, seed) if film.view != "lateral"]
-    prompts = [_prompt(film, seed) for film in films]
     candidates = [
-        Candidate(key=str(film.accession), patient=str(film.patient.id), view=film.view, prompt=prompt)
-        for film, prompt in zip(films, prompts, strict=True)
+        Candidate(key=str(film.accession), patient=str(film.patient.id), view=film.view, prompt=_prompt(film, seed)) for film in films
     ]
-    placements = place_films(candidates, control_fraction=control_fraction, canaries=canaries, repeats=repeats, seed=seed)
     images = np.stack([draw(film, image_size) for film in films])
-    return Films(images, prompts, [candidate.patient for candidate in candidates], placements)
+    return Films.placed(images, candidates, canaries=canaries, repeats=repeats, control_fraction=control_fraction, seed=seed)
 
 
 def random_model(prompts: list[str], seed: int, image_size: int = IMAGE_SIZE) -> Model:

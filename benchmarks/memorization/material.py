@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.material import Films, phantom_films, random_model
+from benchmarks.material import Films, Phantom, phantom_films, random_model
 from benchmarks.memorization.regime import Regime
 from services.trainer.caption_rules import MultipleCaptions
 from services.trainer.caption_transforms import all_texts
@@ -43,15 +43,15 @@ class Material:
     facts: dict[str, Any]  # what real films score
 
 
-def open_material(regime: Regime, seed: int, folder: Path) -> Material:
+def open_material(regime: Regime, seed: int, folder: Path, phantom: Phantom = phantom_films) -> Material:
     """What was made, or all of it made now; the last file that is written says that it is whole."""
-    films = drawn_films(regime, seed)
+    films = drawn_films(regime, seed, phantom)
     if not (folder / "facts.json").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         gallery, facts = fit_and_judge(films, seed)
         save_gallery(gallery, folder)
-        _train_models(regime, seed, folder)
+        _train_models(regime, seed, folder, phantom)
         (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     gallery = read_gallery(folder, "benchmark", "benchmark", lambda rows: films.images_NHW[rows], Thresholds(**facts["thresholds"]))
@@ -60,9 +60,9 @@ def open_material(regime: Regime, seed: int, folder: Path) -> Material:
 
 
 @lru_cache(maxsize=1)
-def drawn_films(regime: Regime, seed: int) -> Films:
+def drawn_films(regime: Regime, seed: int, phantom: Phantom = phantom_films) -> Films:
     """The films that are learnt from and held out."""
-    return phantom_films(
+    return phantom(
         regime.patients,
         seed,
         canaries=regime.canaries,
@@ -72,14 +72,15 @@ def drawn_films(regime: Regime, seed: int) -> Films:
     )
 
 
+def film_set(films: Films, rows: Sequence[int]) -> FilmSet:
+    """Some of the films, as what judges takes them."""
+    return FilmSet(list(rows), [films.patients[i] for i in rows], [films.prompts[i] for i in rows], films.images_NHW[rows])
+
+
 def fit_and_judge(films: Films, seed: int) -> tuple[Gallery, dict[str, Any]]:
     """The detector's gallery of the training films, and what real held-out films score by it."""
-
-    def some(rows: Sequence[int]) -> FilmSet:
-        return FilmSet(list(rows), [films.patients[i] for i in rows], [films.prompts[i] for i in rows], films.images_NHW[rows])
-
-    train = some(films.learnt)
-    calibration, evaluation = (some(films.select("control", fold)) for fold in ("calibration", "evaluation"))
+    train = film_set(films, films.learnt)
+    calibration, evaluation = (film_set(films, films.select("control", fold)) for fold in ("calibration", "evaluation"))
     gallery, metrics = fit_gallery("benchmark", "benchmark", train, calibration, evaluation, seed, lambda *_facts: None)
     return gallery, {
         "thresholds": asdict(gallery.thresholds),
@@ -90,25 +91,25 @@ def fit_and_judge(films: Films, seed: int) -> tuple[Gallery, dict[str, Any]]:
     }
 
 
-def films_of_others(regime: Regime, seed: int) -> tuple[TrainingSet, TrainingSet]:
+def films_of_others(regime: Regime, seed: int, phantom: Phantom = phantom_films) -> tuple[TrainingSet, TrainingSet]:
     """Patients whom no method sees, as the methods' site takes its films, and as another one does.
 
-    The other one's films show the middle of the chest alone in other greys; else there were nothing to fine-tune a base for.
+    The other one's films show the middle of the picture alone in other greys; else there were nothing to fine-tune a base for.
     """
     margin = regime.image_size // 8
-    films = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size)
-    wide = phantom_films(regime.others, seed + OTHER_COHORT, image_size=regime.image_size + 2 * margin)
+    films = phantom(regime.others, seed + OTHER_COHORT, image_size=regime.image_size)
+    wide = phantom(regime.others, seed + OTHER_COHORT, image_size=regime.image_size + 2 * margin)
     brighter = np.round(255 * (0.15 + 0.7 * np.linspace(0, 1, 256) ** 0.6)).astype(np.uint8)
     elsewhere = replace(films, images_NHW=brighter[wide.images_NHW[:, margin:-margin, margin:-margin]])
     return films.training_set(), elsewhere.training_set()
 
 
-def _train_models(regime: Regime, seed: int, folder: Path) -> None:
+def _train_models(regime: Regime, seed: int, folder: Path, phantom: Phantom) -> None:
     """Autoencoder, text encoder and the base's denoiser learn from others, the base from those of another site.
 
     As ones that come trained, the autoencoder has seen more than one site, and the text encoder knows other words for its prompts.
     """
-    here, others = films_of_others(regime, seed)
+    here, others = films_of_others(regime, seed, phantom)
     images = np.concatenate([here.images_NHW, others.images_NHW])
     both = TrainingSet(images, here.prompts + others.prompts, np.concatenate([here.repeats, others.repeats]))
     texts = list(dict.fromkeys(all_texts(others.prompts, [MultipleCaptions(kind="multiple")])))
