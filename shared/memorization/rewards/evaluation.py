@@ -127,7 +127,7 @@ class Evaluation:
             yield
         finally:
             hook.remove()
-        if not torch.stack(finite).all():
+        if finite and not torch.stack(finite).all():
             raise ConflictError("The model's noise prediction is no finite number, so that it cannot be measured: its training diverged.")
 
 

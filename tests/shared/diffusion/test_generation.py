@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from shared.diffusion import generation
-from shared.diffusion.generation import batch_size, count_generation, draw_images, generate_images
+from shared.diffusion.generation import batch_size, count_generation, draw_images, draw_in_batches, generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError, JobCancelledError
@@ -52,6 +52,16 @@ def test_image_does_not_depend_on_how_the_request_is_cut_into_batches(
     assert np.abs(whole.astype(int) - cut).max() <= 1
     assert sum(sizes) == len(whole)
     assert all(batch == size for batch in sizes[:-1])
+
+
+def test_each_image_may_have_a_seed_of_its_own(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "BATCH_IMAGES", 2)
+    told: list[int] = []
+    guidance = ClassifierFreeGuidance(3.0)
+    drawn = draw_in_batches(tiny_model, tiny_model.encode(PROMPTS), [7, 5, 9], steps=3, guidance=guidance, on_batch=told.append)
+    assert told == [2, 1]
+    for row, seed in enumerate([7, 5, 9]):
+        assert np.abs(drawn[row].astype(int) - images_of(tiny_model, [PROMPTS[row]], seed=seed)[0]).max() <= 1  # rounding
 
 
 def test_seeds_wrap_where_json_numbers_end(tiny_model: Model) -> None:

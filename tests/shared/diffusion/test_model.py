@@ -148,6 +148,12 @@ def test_longest_prompt_is_read_and_a_longer_one_refused_with_the_limit(tiny: Mo
     assert "X-ray" not in str(caught.value)
 
 
+def test_longer_prompt_is_cut_where_it_may_be(tiny: Model) -> None:
+    limit = tiny.token_limit - 2
+    cut, short = tiny.encode([" ".join(["edema"] * (limit + 5)), " ".join(["edema"] * limit)], truncate=True).embeddings_BLE
+    assert torch.equal(cut, short)
+
+
 def test_prompts_are_padded_and_alone_read_as_in_company(tiny: Model) -> None:
     together = tiny.encode([PROMPTS[0], "", PROMPTS[2]])
     assert together.embeddings_BLE.shape == (3, 64, 64)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
+import numpy as np
 import pytest
 
-from shared.memorization.agreements import asked_items, compare, sorted_items
+from shared.memorization.agreements import agreements, asked_items, compare, sorted_items
 
 AP, PA = ("view", "AP"), ("view", "PA")
 LEFT, RIGHT, EFFUSION = ("finding", "Pleural Effusion", "left"), ("finding", "Pleural Effusion", "right"), ("finding", "Pleural Effusion")
@@ -45,3 +48,12 @@ def test_side_that_the_reader_cannot_tell_is_not_held_against_the_image() -> Non
 
 def test_items_are_told_in_a_fixed_order() -> None:
     assert sorted_items({LEFT, AP, HEART}) == [["finding", "Cardiomegaly"], ["finding", "Pleural Effusion", "left"], ["view", "AP"]]
+
+
+def test_each_image_is_held_against_its_own_prompt() -> None:
+    reader = Mock(items=READABLE)
+    reader.read.return_value = [frozenset({AP, HEART}), frozenset({PA})]
+    images = np.zeros((2, 8, 8), dtype=np.uint8)
+    found = agreements(reader, ["AP chest radiograph, cardiomegaly", "AP chest radiograph"], images)
+    reader.read.assert_called_once_with(images)
+    assert [agreement.value for agreement in found] == [1, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.memorization.frechet_distance import frechet_distance
+from shared.memorization.frechet_distance import frechet_distance, frechet_interval
 
 
 def sample(mean: list[float], covariance: list[list[float]], count: int, seed: int) -> np.ndarray:
@@ -58,3 +58,26 @@ def test_fewer_cases_than_features_still_give_a_number() -> None:
 def test_sets_that_have_no_covariance_in_common_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match="two sets"):
         frechet_distance(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def test_interval_holds_the_value_and_narrows_with_more_images() -> None:
+    generator = np.random.default_rng(9)
+    real = generator.standard_normal((200, 6))
+    widths = []
+    for count in (40, 400):
+        drawn = generator.standard_normal((count, 6)) + 1
+        found = frechet_interval(drawn, [f"p{row}" for row in range(count)], real)
+        assert found["value"] == frechet_distance(drawn, real)
+        assert found["low"] < found["value"] < found["high"]
+        assert found["n"] == count
+        widths.append(found["high"] - found["low"])
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_interval_resamples_patients_and_not_their_films() -> None:
+    generator = np.random.default_rng(10)
+    real, drawn = generator.standard_normal((100, 3)), generator.standard_normal((40, 3)) + 1
+    names = [f"p{row}" for row in range(40)]
+    alone = frechet_interval(drawn, names, real)
+    fourfold = frechet_interval(np.repeat(drawn, 4, 0), np.repeat(names, 4).tolist(), real)
+    assert fourfold["high"] - fourfold["low"] == pytest.approx(alone["high"] - alone["low"], rel=0.1)

@@ -16,10 +16,11 @@ from shared.imaging.films import FilmTable
 from shared.imaging.phantom import draw, make_cohort
 from shared.imaging.prompts import compose_impression
 from shared.memorization import galleries
-from shared.memorization.galleries import FilmSet, build_gallery, fit_gallery, gallery_of, load_gallery, read_films
+from shared.memorization.galleries import FilmSet, build_gallery, fit_gallery, gallery_of, load_gallery, read_films, site_features
 from tests.fixtures.judging import EMBEDDER_STEPS, READER_STEPS, ignore
 
 if TYPE_CHECKING:
+    from shared.memorization.galleries import Gallery
     from tests.fixtures.judging import JudgingHome
     from tests.fixtures.models import StockedHome
 
@@ -161,3 +162,9 @@ def test_films_are_read_in_the_order_asked_for(judging_home: JudgingHome, judgin
 
 def test_fixture_was_trained_for_the_steps_that_it_says() -> None:
     assert EMBEDDER_STEPS + READER_STEPS < galleries.BUILDING_STEPS
+
+
+def test_features_of_the_gallerys_own_films_are_its_codes(gallery: Gallery) -> None:
+    features = site_features(gallery, gallery.codes.images_NHW)
+    assert features.dtype == np.float64
+    assert features == pytest.approx(gallery.codes.copy_ND.numpy(), abs=1e-5)

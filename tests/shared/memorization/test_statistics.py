@@ -17,12 +17,16 @@ from sklearn.metrics import roc_auc_score
 
 from shared.memorization.statistics import (
     Group,
+    advantage,
+    advantage_interval,
     allowed_false_positives,
     auc,
     auc_interval,
     correlation,
+    difference_interval,
     empirical_p_values,
     mean_interval,
+    patient_weights,
     rate,
     roc,
     threshold_interval,
@@ -259,3 +263,35 @@ def test_threshold_interval_equals_a_loop_over_resamples() -> None:
     assert [measured["low"], measured["high"]] == pytest.approx(np.quantile(values, [0.025, 0.975]).tolist())
     assert measured["value"] == upper_threshold(scores, 0.05)
     assert measured["low"] < measured["value"] < measured["high"]
+
+
+def test_advantage_is_the_largest_distance_of_the_curve_from_the_diagonal() -> None:
+    assert advantage([3.0, 4.0], [1.0, 2.0]) == 1
+    assert advantage([1.0, 2.0], [3.0, 4.0]) == 0
+    assert advantage([1.0, 3.0, 5.0], [2.0, 4.0, 6.0]) == pytest.approx(0)
+    assert advantage([1.0, 3.0, 5.0, 7.0], [2.0, 4.0]) == pytest.approx(0.5)  # from 5 on: two of four, none of two
+
+
+def test_advantage_interval_equals_a_loop_over_resamples() -> None:
+    generator = np.random.default_rng(4)
+    positive, negative = generator.normal(0.7, 1, 12).round(1), generator.normal(0, 1, 20).round(1)
+    names = [f"p{i // 2}" for i in range(12)], [f"n{i}" for i in range(20)]
+    found = advantage_interval(Group(positive.tolist(), names[0]), Group(negative.tolist(), names[1]), resamples=200)
+    stream = np.random.default_rng(0)
+    weights = patient_weights(names[0], stream, 200).astype(int), patient_weights(names[1], stream, 200).astype(int)
+    values = [advantage(np.repeat(positive, p), np.repeat(negative, n)) for p, n in zip(*weights, strict=True)]
+    assert found["value"] == pytest.approx(advantage(positive, negative))
+    assert (found["low"], found["high"]) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    assert found["n"] == 32
+
+
+def test_difference_interval_is_that_of_two_means() -> None:
+    generator = np.random.default_rng(5)
+    positive, negative = generator.normal(2, 1, 400), generator.normal(0, 2, 300)
+    found = difference_interval(
+        Group(positive.tolist(), [f"p{i}" for i in range(400)]), Group(negative.tolist(), [f"n{i}" for i in range(300)])
+    )
+    error = math.sqrt(positive.var() / 400 + negative.var() / 300)
+    assert found["value"] == pytest.approx(positive.mean() - negative.mean())
+    assert found["low"] == pytest.approx(found["value"] - 1.96 * error, abs=0.3 * error)
+    assert found["high"] == pytest.approx(found["value"] + 1.96 * error, abs=0.3 * error)
