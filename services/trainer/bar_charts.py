@@ -19,14 +19,23 @@ _HEAD: Final = 18
 
 def row_chart(title: str, counts: Mapping[str, int], total: int) -> Markup:
     """One bar a name, side by side with its count and its share of all films."""
-    largest = max(counts.values(), default=0) or 1
+    return _rows(title, counts, {name: f"{count:,} · {_share(count, total)}" for name, count in counts.items()})
+
+
+def share_chart(title: str, shares: Mapping[str, float]) -> Markup:
+    """One bar a name, side by side with its share of one."""
+    return _rows(title, shares, {name: f"{share:.0%}" for name, share in shares.items()})
+
+
+def _rows(title: str, amounts: Mapping[str, float], told: Mapping[str, str]) -> Markup:
+    largest = max(amounts.values(), default=0) or 1
     room = _WIDTH - _NAMES - _COUNTS
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {max(1, len(counts)) * _ROW}" role="img" aria-label="{escape(title)}">']
-    for place, (name, count) in enumerate(counts.items()):
-        middle, length = place * _ROW + _ROW / 2, max(1.5, room * count / largest)
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {max(1, len(amounts)) * _ROW}" role="img" aria-label="{escape(title)}">']
+    for place, (name, amount) in enumerate(amounts.items()):
+        middle, length = place * _ROW + _ROW / 2, max(1.5, room * amount / largest)
         parts.append(f'<text class="name" x="{_NAMES - 10}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect class="bar" x="{_NAMES}" y="{middle - 7:.1f}" width="{length:.1f}" height="14" rx="2"/>')
-        parts.append(f'<text class="count" x="{_NAMES + length + 8:.1f}" y="{middle + 4:.1f}">{count:,} · {_share(count, total)}</text>')
+        parts.append(f'<text class="count" x="{_NAMES + length + 8:.1f}" y="{middle + 4:.1f}">{told[name]}</text>')
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 - all text above is escaped or made here
 
 

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from services.trainer.bar_charts import share_chart
 from services.trainer.html_pages import page_template
 from services.trainer.search.pictures import PICTURES, Drawing, short_name
 from services.trainer.search.search_spec import Constraint, SearchSpec
@@ -25,7 +26,7 @@ _STATES: Final = {
 def render_search(job: Job, summary: Mapping[str, Any] | None, trials: Sequence[Trial]) -> str:
     """The page of a search as far as it is; without a summary, what was asked for."""
     spec = SearchSpec.model_validate(job.spec)
-    found = summary if summary is not None else {"pareto": [], "recommended": None, "hypervolume": [], "importance": {}, "objectives": {}}
+    found = summary if summary is not None else {"pareto": [], "recommended": None, "hypervolume": [], "objectives": {}}
     drawing = Drawing(summary, trials) if summary is not None else None
     counts = [(sum(trial.state == state for trial in trials), what) for state, what in _STATES.items()]
     return page_template(_TEMPLATE).render(
@@ -39,6 +40,8 @@ def render_search(job: Job, summary: Mapping[str, Any] | None, trials: Sequence[
         recommended=None if found["recommended"] is None else _point(found["recommended"], trials) | {"rule": found["recommended"]["rule"]},
         pictures={} if drawing is None else {name: _inline(draw(drawing)) for name, draw in PICTURES.items()},
         modules=[] if summary is None else [(short_name(module), module) for module in summary["modules"]],
+        importance=[] if summary is None else _importance(summary),
+        importance_lacks=None if summary is None else summary["importance"]["reason"],
         endings=[trial for trial in trials if trial.state in {"failed", "cancelled"}],
         facts=_facts(job, spec),
     )
@@ -70,6 +73,19 @@ def _point(point: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
         "fraction": point["trainable_fraction"],
         "model": point["model"],
     }
+
+
+def _importance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A chart an objective: which choices its differences come from, the largest share first."""
+    return [
+        (name, share_chart(f"Shares in {name}", {_choice_name(choice): share for choice, share in shares.items()}))
+        for name, shares in summary["importance"]["objectives"].items()
+    ]
+
+
+def _choice_name(choice: str) -> str:
+    """An attention module's short name, or the choice's own."""
+    return short_name(choice) if "." in choice else choice.replace("_", " ")
 
 
 def _beside(point: Mapping[str, Any]) -> list[str]:

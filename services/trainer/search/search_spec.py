@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, TypeAdapter, ValidationInfo, field_validator
 
 from services.trainer.caption_rules import CaptionRule, require_sound_order
 from services.trainer.ensemble.rules import EnsembleRule
@@ -53,6 +53,7 @@ class Range(StrictSpec):
         return sorted({float(f"{self.low * ratio ** (point / last):.{_SIGNIFICANT}g}") for point in range(self.points)})
 
 
+_BY_KIND: Final = TypeAdapter(dict[SearchedKind, Range])
 DEFAULT_RATES: Final = Range(low=1e-5, high=1e-3)  # the published search's
 
 
@@ -214,6 +215,14 @@ class SearchSpec(StrictSpec):
     recommend: Recommendation = Field(default=Knee(), description="Which point of the front is the recommended one.")
     seed: Seed = 0
 
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _read_rates(cls, told: object) -> object:
+        """As one of both, so that a slip is named where it stands; a union names all that it might have been."""
+        if told is None or isinstance(told, Range):
+            return told
+        return _BY_KIND.validate_python(told) if isinstance(told, dict) and told and told.keys() <= {*KINDS} else Range.model_validate(told)
+
     @field_validator("learning_rate")
     @classmethod
     def _require_kinds_of_the_space(
@@ -221,8 +230,6 @@ class SearchSpec(StrictSpec):
     ) -> Range | dict[SearchedKind, Range] | None:
         """Rates of a kind that is never tried are a slip."""
         space = info.data.get("space")
-        if isinstance(rates, dict) and not rates:
-            raise ValueError("give a range for at least one kind, or null")
         if isinstance(rates, dict) and space not in {None, "auto"} and set(rates) != {space}:
             raise ValueError(f"the space has no other kind than {space}")
         return rates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
-from services.trainer.bar_charts import column_chart, row_chart
+from services.trainer.bar_charts import column_chart, row_chart, share_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,6 +23,13 @@ def test_rows_are_as_long_as_their_counts() -> None:
     assert widths[0] == 2 * widths[1]
     assert 0 < widths[2] < 2
     assert texts(chart) == ["Male", "4,000 · 67%", "Female", "2,000 · 33%", "<odd>", "3 · under 0.1%"]
+
+
+def test_shares_are_bars_and_percents() -> None:
+    chart = share_chart("Shares", {"learning rate": 0.625, "mid": 0.0})
+    widths = [float(bar.get("width") or 0) for bar in parsed(chart).iter(f"{SVG}rect")]
+    assert widths[0] > widths[1] > 0
+    assert texts(chart) == ["learning rate", "62%", "mid", "0%"]
 
 
 def test_columns_are_as_high_as_their_counts() -> None:
