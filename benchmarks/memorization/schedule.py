@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from benchmarks.memorization.methods import METHODS, SETTINGS
 from benchmarks.memorization.regime import Regime
 from benchmarks.memorization.unit import Unit, make_material, run_unit
+from benchmarks.workers import one_thread_workers
 
 
 def units_of(names: Iterable[str], seeds: Sequence[int], regime: Regime, folder: Path) -> list[Unit]:
@@ -39,17 +36,11 @@ def work(units: Sequence[Unit], workers: int) -> None:
         return
     count = sum(map(len, waiting.values()))
     print(f"{count} of {len(units)} units to do, {workers} at a time, one thread each", flush=True)
-    # Threads that spin while they wait would slow the other worker down; one thread a worker keeps the bits the same everywhere.
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            _follow(pool, waiting, count)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with one_thread_workers(workers) as pool:
+        _follow(pool, waiting, count)
 
 
-def _follow(pool: ProcessPoolExecutor, waiting: dict[int, list[Unit]], count: int) -> None:
+def _follow(pool: Executor, waiting: dict[int, list[Unit]], count: int) -> None:
     """Hand out material, then units, and say what came of each and what remains."""
     pending: dict[Future[Any], Unit | int] = {}
     for seed, (first, *_) in waiting.items():

@@ -35,7 +35,7 @@ def test_material_comes_before_its_units_and_each_is_done_once(tmp_path: Path, m
         done.append(unit.path)
         return RESULT
 
-    monkeypatch.setattr(schedule, "ProcessPoolExecutor", lambda workers, **_rest: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(schedule, "one_thread_workers", ThreadPoolExecutor)
     monkeypatch.setattr(schedule, "make_material", lambda _folder, _regime, seed: done.append(seed) or 1.0)
     monkeypatch.setattr(schedule, "run_unit", run)
     units = units_of([BASELINE, "AGC"], [0, 1], QUICK, tmp_path)
@@ -50,7 +50,7 @@ def test_what_is_on_disk_is_not_done_again(tmp_path: Path, monkeypatch: pytest.M
     for unit in units:
         unit.path.parent.mkdir(parents=True, exist_ok=True)
         unit.path.write_text(json.dumps(RESULT))
-    monkeypatch.delattr(schedule, "ProcessPoolExecutor")
+    monkeypatch.delattr(schedule, "one_thread_workers")
     work(units, 1)
     assert len(units) == len(SETTINGS)
 
@@ -59,7 +59,7 @@ def test_failure_of_a_unit_ends_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     def fail(_unit: Unit) -> dict[str, Any]:
         raise RuntimeError("out of paper")
 
-    monkeypatch.setattr(schedule, "ProcessPoolExecutor", lambda workers, **_rest: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(schedule, "one_thread_workers", ThreadPoolExecutor)
     monkeypatch.setattr(schedule, "make_material", lambda *_what: 1.0)
     monkeypatch.setattr(schedule, "run_unit", fail)
     with pytest.raises(RuntimeError, match="out of paper"):
