@@ -12,10 +12,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shared.memorization.statistics import upper_threshold
 from shared.memorization.tile_distance import tile_max_distance
 
+BLOCK_BYTES: Final = 64 * 2**20  # distances or pixels held at a time
+_FLOAT_BYTES: Final = 8
 EDGE_RATE: Final = 1e-4  # share of pairs of different patients' real films that may be nearer than the limit
 
 Images = NDArray[np.uint8]
@@ -32,17 +35,30 @@ def extracted_films(drawn: Sequence[Images], films_NHW: Images, *, limit: float,
 
     Films are counted and not prompts: two prompts may give up the same one, and a prompt gives up one, the nearest.
     """
-    films = torch.from_numpy(films_NHW)
-    found = set()
+    nearest, film = nearest_films(np.concatenate(list(drawn)), films_NHW)
+    found, first = set(), 0
     for images_MHW in drawn:
-        images = torch.from_numpy(images_MHW)
+        of_prompt = slice(first, first + len(images_MHW))
+        first = of_prompt.stop
+        images, nearest_M, film_M = torch.from_numpy(images_MHW), nearest[of_prompt], film[of_prompt]
         near_MM = tile_max_distance(images, images).numpy() <= limit
-        nearest_M, film_M = tile_max_distance(images, films).min(1)
         meeting = (image for image in nearest_M.argsort(stable=True).tolist() if nearest_M[image] <= limit)
         extracted = next((image for image in meeting if _is_in_clique(near_MM, image, size)), None)
         if extracted is not None:
             found.add(int(film_M[extracted]))
     return found
+
+
+def nearest_films(images_MHW: Images, films_NHW: Images, *, block_bytes: int = BLOCK_BYTES) -> tuple[Tensor, Tensor]:
+    """Each image's tile distance to its nearest film, and which film that is, M each; films are read once, some at a time."""
+    images = torch.from_numpy(images_MHW)
+    rows = max(1, block_bytes // (_FLOAT_BYTES * max(len(images), films_NHW[0].size)))
+    nearest_M, film_M = torch.full((len(images),), torch.inf), torch.zeros(len(images), dtype=torch.int64)
+    for start in range(0, len(films_NHW), rows):
+        distance_M, place_M = tile_max_distance(images, torch.from_numpy(films_NHW[start : start + rows])).min(1)
+        film_M = torch.where(distance_M < nearest_M, start + place_M, film_M)
+        nearest_M = torch.minimum(nearest_M, distance_M)
+    return nearest_M, film_M
 
 
 def _is_in_clique(near_MM: NDArray[np.bool_], node: int, size: int) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.memorization.extraction import EDGE_RATE, edge_limit, extracted_films, find_clique
+from shared.memorization.extraction import EDGE_RATE, edge_limit, extracted_films, find_clique, nearest_films
 from shared.memorization.tile_distance import tile_max_distance
 
 SIDE = 16
@@ -87,3 +87,15 @@ def test_limit_is_reached_by_the_stated_share_of_strangers() -> None:
     limit = edge_limit(strangers, films)
     distances = tile_max_distance(torch.from_numpy(strangers), torch.from_numpy(films)).double().numpy()
     assert 0 < (distances <= limit).mean() <= EDGE_RATE
+
+
+@pytest.mark.parametrize("block_bytes", [1, 8 * 256 * 3, 10**6])
+def test_nearest_films_are_those_of_all_pairs_whatever_the_blocks(block_bytes: int) -> None:
+    generator = np.random.default_rng(6)
+    images, films = (generator.integers(0, 256, (count, 16, 16)).astype(np.uint8) for count in (5, 10))
+    films[7] = images[3]
+    distance_MN = tile_max_distance(torch.from_numpy(images), torch.from_numpy(films))
+    nearest_M, film_M = nearest_films(images, films, block_bytes=block_bytes)
+    assert torch.allclose(nearest_M, distance_MN.min(1).values)
+    assert film_M.tolist() == distance_MN.argmin(1).tolist()
+    assert nearest_M.tolist()[3] == pytest.approx(0, abs=1e-6)
