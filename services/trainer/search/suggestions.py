@@ -64,8 +64,9 @@ def _asked(space: Space, history: Sequence[Trial], rules: Rules, randomness: np.
 def _sampler(rules: Rules, seed: int) -> BaseSampler:
     match rules.sampler:
         case "tpe":
-            # Axis by axis, as optuna does for several objectives: so it takes axes that only some trials have (ranks, a kind's rates).
-            return TPESampler(n_startup_trials=STARTUP, multivariate=False, seed=seed)
+            # Jointly, for modules do not act alone; axes that only some trials have (ranks, a kind's rates) one by one. optuna's default
+            # for several objectives, all one by one, dominated one to two hundredths less of toy fronts after 10 to 20 trials.
+            return TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
         case "nsga2":
             return NSGAIISampler(population_size=_population(rules), seed=seed)
         case "random":

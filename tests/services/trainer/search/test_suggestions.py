@@ -174,7 +174,7 @@ def test_trials_side_by_side_differ() -> None:
 
 def test_bounds_steer_tpe_to_where_they_are_kept() -> None:
     def kept(**told: Any) -> int:
-        loop = loop_of(trials=24, **told)
-        return sum(trial.figures()["finding_agreement"] >= 0.4 for trial in searched(loop, toy_rewards(6)))
+        trials = [trial for seed in range(4) for trial in searched(loop_of(trials=20, seed=seed, **told), toy_rewards(6))]
+        return sum(trial.figures()["finding_agreement"] >= 0.5 for trial in trials)
 
-    assert kept(constraints=[{"reward": "finding_agreement", "at_least": 0.4}]) > kept()
+    assert kept(constraints=[{"reward": "finding_agreement", "at_least": 0.5}]) > kept()
