@@ -30,7 +30,7 @@ def trials_table(search: Operation, trials: Sequence[Trial], *, rows: int | None
     front = {point["trial"] for point in found.get("pareto", [])}
     recommended = (found.get("recommended") or {}).get("trial")
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
-    for column in ("", "trial", "state", "parameters", "mask", "rate", *objectives):
+    for column in ("", "trial", "state", "kind", "mask", "rate", *objectives):
         table.add_column(column, justify="right" if column in {"trial", "rate", *objectives} else "left", no_wrap=True)
     for trial in trials if rows is None else trials[-rows:]:
         mark = "★" if trial.number == recommended else "●" if trial.number in front else ""
@@ -50,7 +50,8 @@ def found_by(search: Operation) -> Mapping[str, Any]:
 def mask_text(choice: Mapping[str, Any]) -> str:
     """A sign for each attention module: a square where it takes part, LoRA's rank where it has one."""
     if choice.get("ranks") is not None:
-        return " ".join(str(rank) if rank else "·" for rank in choice["ranks"])
+        ranks = [str(rank) if rank else "·" for rank in choice["ranks"]]
+        return ("" if all(len(rank) == 1 for rank in ranks) else " ").join(ranks)
     return "".join("■" if bit else "·" for bit in choice["mask"])
 
 
@@ -78,7 +79,9 @@ class _View:
         except LetheError:
             return self._last  # whoever waits for the search is told, and ends the view
         over = sum(trial.state != "running" for trial in trials)
-        line = Text(f"Search {search.id}: {search.state}, {over} of {search.model_dump()['spec']['trials']} trials are over", style="bold")
+        told = f"Search {search.id}: {search.state}, {over} of {search.model_dump()['spec']['trials']} trials are over"
+        doing = "" if search.is_settled else f"\n{search.progress.message}"
+        line = Text.assemble((told, "bold"), (doing, "dim"))
         rows = max(4, ERRORS.height - _FRAME) if ERRORS.is_terminal else None
         self._last = Group(line, trials_table(search, trials, rows=rows))
         return self._last

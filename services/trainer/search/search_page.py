@@ -15,11 +15,11 @@ from shared.jobs.records import Job
 
 _TEMPLATE: Final = "search.html"
 _STATES: Final = {
-    "succeeded": "trials came to their end",
-    "pruned": "were ended early",
+    "succeeded": "trials finished",
+    "pruned": "ended early",
     "failed": "failed",
-    "cancelled": "were cancelled",
-    "running": "run now",
+    "cancelled": "cancelled",
+    "running": "running",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationInfo, field_validator
@@ -49,8 +50,8 @@ class Range(StrictSpec):
     @property
     def rates(self) -> list[float]:
         """All of them, rising."""
-        ratio, last = self.high / self.low, max(1, self.points - 1)
-        return sorted({float(f"{self.low * ratio ** (point / last):.{_SIGNIFICANT}g}") for point in range(self.points)})
+        low, high, last = math.log(self.low), math.log(self.high), max(1, self.points - 1)
+        return sorted({float(f"{math.exp(low + (high - low) * point / last):.{_SIGNIFICANT}g}") for point in range(self.points)})
 
 
 _BY_KIND: Final = TypeAdapter(dict[SearchedKind, Range])

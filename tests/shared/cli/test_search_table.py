@@ -27,13 +27,14 @@ def trials() -> list[Trial]:
 
 def test_masks_are_squares_and_ranks_are_numbers() -> None:
     assert mask_text({"mask": [1, 0, 1], "ranks": None}) == "■·■"
-    assert mask_text({"mask": [1, 0, 1], "ranks": [8, 0, 2]}) == "8 · 2"
+    assert mask_text({"mask": [1, 0, 1], "ranks": [8, 0, 2]}) == "8·2"
+    assert mask_text({"mask": [1, 0, 1], "ranks": [16, 0, 2]}) == "16 · 2"
 
 
 def test_table_shows_the_last_rows_that_there_is_room_for() -> None:
     search = Operation.model_validate(SEARCH)
     head, _, *rows = drawn(trials_table(search, trials(), rows=2))
-    assert head.split() == ["trial", "state", "parameters", "mask", "rate", "memorization", "fid"]
+    assert head.split() == ["trial", "state", "kind", "mask", "rate", "memorization", "fid"]
     assert [row.split()[0] for row in rows] == ["2", "3"]
 
 

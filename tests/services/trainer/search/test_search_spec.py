@@ -54,6 +54,7 @@ def test_rates_keep_both_ends_and_survive_json() -> None:
     assert Range(low=1e-4, high=1e-2, points=3).rates == [1e-4, 1e-3, 1e-2]
     assert Range(low=1e-4, high=1e-4, points=5).rates == [1e-4]
     assert Range(low=1e-4, high=1e-4, points=1).rates == [1e-4]
+    assert Range(low=5e-324, high=1.0, points=2).rates == [5e-324, 1.0]
 
 
 def test_kinds_without_a_range_of_their_own_have_the_usual_one() -> None:
