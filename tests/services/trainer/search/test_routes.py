@@ -186,6 +186,8 @@ async def test_point_is_applied_as_a_training_job(trainer: Trainer, search: str)
     assert accepted.status_code == 202
     assert accepted.headers["Location"] == f"/v1/training-jobs/{accepted.json()['id']}"
     assert (await trainer.client.post(path, json=told, headers={"Idempotency-Key": "one"})).json()["id"] == accepted.json()["id"]
+    elsewhere = {"name": "b", "dataset": trainer.home.dataset.id}  # the same key on another route is another key
+    assert (await trainer.client.post("/v1/training-jobs", json=elsewhere, headers={"Idempotency-Key": "one"})).status_code == 202
     job = (await trainer.client.get(accepted.headers["Location"])).json()
     point = (await trainer.client.get(f"/v1/searches/{search}")).json()["so_far"]["recommended"]
     spec = job["spec"]
