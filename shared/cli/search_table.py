@@ -29,14 +29,15 @@ def trials_table(search: Operation, trials: Sequence[Trial], *, rows: int | None
     found = found_by(search)
     front = {point["trial"] for point in found.get("pareto", [])}
     recommended = (found.get("recommended") or {}).get("trial")
-    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "trial", "state", "kind", "mask", "rate", *objectives):
-        table.add_column(column, justify="right" if column in {"trial", "rate", *objectives} else "left", no_wrap=True)
+        numbers = column in {"trial", "rate", *objectives}
+        table.add_column(column.replace("_", "\n"), justify="right" if numbers else "left", no_wrap=True, min_width=1)
     for trial in trials if rows is None else trials[-rows:]:
         mark = "★" if trial.number == recommended else "●" if trial.number in front else ""
         figures = [_figure(trial, name) for name in objectives]
         choice = trial.choice
-        cells = (mark, str(trial.number), _state(trial), choice["kind"], mask_text(choice), f"{choice['learning_rate']:.2g}", *figures)
+        cells = (mark, str(trial.number), _state(trial), choice["kind"], mask_text(choice), f"{choice['learning_rate']:.1e}", *figures)
         table.add_row(*(escape(cell) for cell in cells), style=_STYLES.get(trial.state, "bold" if mark else ""))
     return table
 

@@ -146,9 +146,7 @@ def _draw_plane(axes: Axes, drawing: Drawing, across: str, upwards: str, *, join
     for kind, colour in KIND_COLOURS.items():
         others = [trial for trial in drawing.measured if trial.choice.kind == kind and trial.number not in front]
         if others:
-            axes.scatter(
-                *_places(others, across, upwards), s=26, color=colour, alpha=0.55, linewidths=0, label=f"{kind}, not on the front"
-            )
+            axes.scatter(*_places(others, across, upwards), s=26, color=colour, alpha=0.55, linewidths=0, label=f"{kind}, not on the front")
     best = [trial for trial in drawing.measured if trial.number in front]
     best.sort(key=lambda trial: _value(trial, across))
     directions = dict(drawing.objectives)

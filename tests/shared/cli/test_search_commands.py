@@ -36,7 +36,7 @@ def test_search_can_be_left_alone(lethe: Lethe) -> None:
 
 def test_trials_are_listed_with_masks_figures_and_marks(lethe: Lethe) -> None:
     assert lethe("search", "trials", "job_3") == 0
-    rows = {line.split("│")[1].strip(): line for line in lethe.out.splitlines()[2:] if line[0] in "●★"}
+    rows = {line.split()[1]: line for line in lethe.out.splitlines()[1:] if line[0] in "●★"}
     assert "■■" in rows["0"]
     assert "3.25" in rows["0"]
     assert rows["1"].startswith("★")
