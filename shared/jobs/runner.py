@@ -15,6 +15,7 @@ from shared.errors import UnavailableError
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 from shared.jobs.leases import LEASE, new_owner
 from shared.jobs.records import MAX_QUEUED, Job, JobState, JobStore
+from shared.jobs.search_metrics import forget_search, observe_search
 from shared.jobs.training_metrics import forget_training, observe_training
 from shared.telemetry import bound_context, get_logger
 
@@ -147,6 +148,7 @@ class JobRunner:
                 continue
             if job.step != running.job.step:
                 observe_training(running.slot, running.job.reported, job.reported)
+            observe_search(running.slot, job.reported)
             running.job = job
             if job.cancel_requested:
                 self._press_cancel(running)
@@ -169,6 +171,7 @@ class JobRunner:
     def _settle_exit(self, running: _Running, code: int) -> None:
         """After a process ended: account for what it settled, or put its job back."""
         forget_training(running.slot)
+        forget_search(running.slot)
         job = self._store.get(running.job.id)
         with bound_context(**job.log_values):
             if job.state == "running" and job.attempt == running.job.attempt:

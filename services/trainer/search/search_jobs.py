@@ -36,6 +36,7 @@ from shared.jobs.context import JobContext, JobInterruptedError, JobLostError
 from shared.jobs.executor import Executor
 from shared.jobs.parts import Parts, opened_executor, settle_parts
 from shared.jobs.records import Job, JobStore
+from shared.jobs.search_metrics import PREFIX
 from shared.memorization.rewards.names import Direction
 from shared.memorization.rewards.registry import open_rewards
 from shared.storage import ObjectStore, open_store
@@ -206,7 +207,7 @@ class _Trials:
     def _report(self, running: Sequence[Job]) -> None:
         """Trials that are over, how many are in which state, and the hypervolume that they reached."""
         summary = self._found
-        told: dict[str, float] = {f"trials_{state}": count for state, count in summary["trials"].items()}
+        told: dict[str, float] = {f"{PREFIX}{state}": count for state, count in summary["trials"].items()}
         if summary["hypervolume"]:
             told["hypervolume"] = summary["hypervolume"][-1][1]
         for name, direction in summary["objectives"].items():

@@ -96,7 +96,7 @@ class Jobs:
         """Run jobs while the block lasts; on leaving, their processes are told to stop."""
         from shared.jobs.runner import JobRunner
 
-        return JobRunner(store=self.store, executor=self.executor, kinds=["training"]).serving()
+        return JobRunner(store=self.store, executor=self.executor, kinds=["training", "search"]).serving()
 
     def process_of(self, job_id: str) -> int:
         """The process that runs a job."""

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 PHANTOM: dict[str, Any] = {"name": "a", "source": {"format": "phantom", "uri": None, "patients": 3}, "image_size": 16}
 
 
-def test_worker_knows_the_kinds_that_the_service_runs_and_that_which_trainings_run() -> None:
+def test_worker_knows_the_kinds_that_the_service_runs_and_those_of_parts() -> None:
     from services.trainer.app import JOB_KINDS
 
-    assert set(HANDLERS) == {*JOB_KINDS, "shard"}
+    assert set(HANDLERS) == {*JOB_KINDS, "shard", "trial"}
     assert "shard" not in JOB_KINDS
 
 
