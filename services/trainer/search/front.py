@@ -58,12 +58,26 @@ def hypervolume(losses_NK: Floats, reference_K: Floats) -> float:
         return 0.0
     if inside_NK.shape[1] == 1:
         return float(reference_K[0] - inside_NK.min())
+    if inside_NK.shape[1] == 2:
+        return _area(inside_NK, reference_K)
     inside_NK = inside_NK[~dominated(inside_NK)]
     inside_NK = inside_NK[np.argsort(inside_NK[:, -1], kind="stable")]
     heights_N = np.diff(np.append(inside_NK[:, -1], reference_K[-1]))
     return sum(
         float(height) * hypervolume(inside_NK[: last + 1, :-1], reference_K[:-1]) for last, height in enumerate(heights_N) if height > 0
     )
+
+
+def _area(losses_N2: Floats, reference_2: Floats) -> float:
+    """The area under a staircase, each step as high as the lowest point so far lies below the reference."""
+    across_N, up_N = losses_N2[np.argsort(losses_N2[:, 0], kind="stable")].T
+    return float(np.diff(across_N, append=reference_2[0]) @ (reference_2[1] - np.minimum.accumulate(up_N)))
+
+
+def gain(point_K: Floats, losses_NK: Floats, reference_K: Floats) -> float:
+    """How much a point adds to the hypervolume of others: its own box without what they dominate of it (While et al. 2012)."""
+    own = float((reference_K - point_K).clip(min=0.0).prod())
+    return max(0.0, own - hypervolume(np.maximum(losses_NK, point_K), reference_K))
 
 
 # ---------------------------------------------------------------- trials
@@ -85,10 +99,10 @@ class Box:
 
     def share(self, losses_NK: Floats) -> float:
         """How much of the box points dominate, from 0 to 1."""
-        return hypervolume(self._scaled(losses_NK), np.ones(len(self.reference_K)))
+        return hypervolume(self.scaled(losses_NK), np.ones(len(self.reference_K)))
 
-    def _scaled(self, losses_NK: Floats) -> Floats:
-        # What is better than the ideal of this box counts as the ideal.
+    def scaled(self, losses_NK: Floats) -> Floats:
+        """Points where the box goes from 0 to 1; what is better than its ideal counts as that."""
         return np.asarray(((losses_NK - self.ideal_K) / (self.reference_K - self.ideal_K)).clip(min=0.0))
 
 
@@ -117,15 +131,16 @@ def hypervolume_over_steps(trials: Sequence[Trial], rules: Rules, box: Box | Non
     """
     over = sorted((trial for trial in trials if trial.state != "running"), key=lambda trial: trial.number)
     able = eligible(over, rules)
-    if box is None and able:
-        box = Box.around(losses_of(able, rules))
+    box = box or Box.around(losses_of(able, rules)) if able else None
+    places = {} if box is None else dict(zip((trial.number for trial in able), box.scaled(losses_of(able, rules)), strict=True))
+    front_NK, one_K = np.empty((0, len(rules.objectives))), np.ones(len(rules.objectives))
     curve: list[tuple[int, float]] = []
-    reached = steps = 0
-    numbers, losses_NK, share = {trial.number for trial in able}, losses_of(able, rules), 0.0
+    steps, share = 0, 0.0
     for trial in over:
         steps += trial.steps
-        if box is not None and trial.number in numbers:
-            reached += 1
-            share = box.share(losses_NK[:reached])
+        if (place_K := places.get(trial.number)) is not None:
+            share += gain(place_K, front_NK, one_K)
+            front_NK = np.vstack([front_NK, place_K])
+            front_NK = front_NK[~dominated(front_NK)]
         curve.append((steps, share))
     return curve

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from services.trainer.search.front import Box, crowding, dominated, eligible, front, hypervolume, hypervolume_over_steps, ranks
+from services.trainer.search.front import Box, crowding, dominated, eligible, front, gain, hypervolume, hypervolume_over_steps, ranks
 from services.trainer.search.rules import Rules
 from services.trainer.search.space import Choice
 from services.trainer.search.trial import Trial
@@ -82,6 +82,14 @@ def test_more_points_never_dominate_less(losses: list[list[float]]) -> None:
     losses_NK, reference_K = np.array(losses), np.full(len(losses[0]), 4.5)
     volumes = [hypervolume(losses_NK[: count + 1], reference_K) for count in range(len(losses))]
     assert all(after >= before for before, after in pairwise(volumes))
+
+
+@given(points)
+@settings(deadline=None, max_examples=100)
+def test_gains_add_up_to_the_hypervolume(losses: list[list[float]]) -> None:
+    losses_NK, reference_K = np.array(losses), np.full(len(losses[0]), 4.5)
+    gains = [gain(point_K, losses_NK[:before], reference_K) for before, point_K in enumerate(losses_NK)]
+    assert sum(gains) == pytest.approx(hypervolume(losses_NK, reference_K))
 
 
 def test_the_box_goes_a_tenth_of_the_span_beyond_the_worst() -> None:
