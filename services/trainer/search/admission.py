@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from services.trainer.datasets import committed_dataset
-from services.trainer.search.search_spec import SearchSpec
+from services.trainer.search.search_spec import QualityWithin, SearchSpec
 from services.trainer.search.space import Space
 from services.trainer.training_inputs import modules_of
 from shared.catalog import Catalog, DatasetManifest, ModelManifest
 from shared.errors import InvalidRequestError
 from shared.jobs.records import JobStore
-from shared.memorization.rewards.names import known_rewards
+from shared.memorization.rewards.names import MEMORIZATION, QUALITY, known_rewards
 from shared.settings import Settings
 
 FILM_CHANNELS: Final = 1
@@ -71,12 +71,16 @@ def of_training() -> Iterator[None]:
 
 
 def _require_rewards(spec: SearchSpec) -> None:
-    """Names that exist, of plug-ins too."""
+    """Names that exist, of plug-ins too; and for a rule that holds one aspect against the other, both."""
     known = known_rewards()
     for field, names in (("objectives", spec.objectives), ("constraints", [constraint.reward for constraint in spec.constraints])):
         for name in names:
             if name not in known:
                 raise InvalidRequestError(f"There is no reward {name}; there are {', '.join(known)}.", field=field)
+    if isinstance(spec.recommend, QualityWithin):
+        for aspect, others in (("quality", MEMORIZATION), ("memorization", QUALITY)):
+            if all(name in others for name in spec.objectives):
+                raise InvalidRequestError(f"quality_within needs an objective of {aspect} too; add one, or take knee.", field="recommend")
 
 
 def _require_measurable(dataset: DatasetManifest) -> None:

@@ -87,6 +87,8 @@ async def test_search_is_accepted_listed_and_asked_for_once(trainer: Trainer) ->
     [
         ({"objectives": ["beauty"]}, "objectives", "there are memorization"),
         ({"constraints": [{"reward": "beauty", "at_most": 1.0}]}, "constraints", "no reward beauty"),
+        ({"objectives": ["memorization", "copy_rate"], "recommend": {"rule": "quality_within"}}, "recommend", "objective of quality"),
+        ({"objectives": ["fid"], "recommend": {"rule": "quality_within"}}, "recommend", "objective of memorization"),
         ({"trials": 0}, "trials", "greater than or equal to 1"),
         ({"trials": float("nan")}, "trials", ""),
         ({"trials": 10**30}, "trials", ""),
