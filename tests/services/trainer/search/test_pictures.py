@@ -29,6 +29,17 @@ def test_front_is_drawn_for_one_objective_and_for_more(objectives: list[str]) ->
     assert coloured(png, FRONT) > 100
 
 
+def test_front_of_three_objectives_has_two_panels() -> None:
+    summary, trials = finished()
+    more = summary | {"objectives": summary["objectives"] | {"amd": "maximize"}}
+    measured = [
+        trial if trial.values is None else trial.model_copy(update={"values": trial.values | {"amd": trial.values["memorization"]}})
+        for trial in trials
+    ]
+    two = pixels(PICTURES["front"](Drawing(more, measured))).shape[1]
+    assert two > 1.3 * pixels(PICTURES["front"](Drawing(summary, trials))).shape[1]
+
+
 def test_masks_fill_a_cell_for_each_module_that_took_part() -> None:
     summary, trials = finished()
     filled = sum(sum(trial.choice.mask) for trial in trials)
