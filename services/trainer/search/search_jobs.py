@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from services.trainer.search.search_spec import SearchSpec
 from services.trainer.search.space import Space
 from services.trainer.search.trial import Trial
 from services.trainer.search.trial_records import read_trial, read_trials
-from services.trainer.search.trial_spec import KIND, TrialSpec, trial_job_id
+from services.trainer.search.trial_spec import KIND, TrialSpec, trial_job_id, trial_jobs_of
 from services.trainer.training_inputs import modules_of
 from services.trainer.training_spec import FoundBy
 from shared.catalog import Catalog, ModelManifest
@@ -82,7 +82,8 @@ class _Search:
 
     def run(self) -> dict[str, Any]:
         """All trials that are not over yet; answers the summary."""
-        settle_parts(self.records, kind=KIND, whole="search", ended=self.context.ended_siblings())
+        self.forget(settle_parts(self.records, kind=KIND, whole="search", ended=self.context.ended_siblings()))
+        self._forget_ended()
         dataset = self.catalog.get("dataset", self.spec.training.dataset)
         self.context.report(0, self.spec.trials, "preparing what trials are measured against")
         ReferenceFiles(self.store, self.context.id, self.scratch).make(
@@ -109,12 +110,22 @@ class _Search:
         """Settle what still runs of a search that ends without a result; what was found stays readable."""
         try:
             settle_parts(self.records, kind=KIND, whole="search", ended={self.context.id})
+            self._forget_ended()
             if self.loop is not None:
                 for trial in read_trials(self.records, self.rungs, self.context.id):
                     self.loop.settle(trial)
                 self.keep(self.loop)
         except (UnavailableError, JobCancelledError) as error:  # the latter where the store is away and the wait for it ends
             _LOG.warning("trials of an ended search not cleared away", exc_info=error)
+
+    def forget(self, job_ids: Iterable[str]) -> None:
+        """Remove what trials without a result kept to go on from; those with one have done so."""
+        for job_id in job_ids:
+            CheckpointStore(self.store, job_id, scratch=self.scratch, keep=1).remove()
+
+    def _forget_ended(self) -> None:
+        trials = self.records.beginning_with(trial_jobs_of(self.context.id), kind=KIND)
+        self.forget(trial.id for trial in trials if trial.state in {"failed", "cancelled"})
 
     def _modules(self, base: ModelManifest) -> list[str]:
         """The base's attention modules; where its config does not show them, those that it has."""
@@ -179,13 +190,14 @@ class _Trials:
         return spec.model_dump(mode="json")
 
     def _take(self, job: Job) -> None:
-        """A trial is over, however it ended: what it kept to go on from is removed. Or its process died, and it runs again."""
+        """A trial is over, however it ended. Or its process died, and it runs again."""
         trial = read_trial(job, self._search.rungs)
         self._loop.settle(trial)
         if not job.is_settled:
             self._begun.append(trial)
             return
-        CheckpointStore(self._search.store, job.id, scratch=self._search.scratch, keep=1).remove()
+        if job.state != "succeeded":
+            self._search.forget([job.id])
         self._keep()
         self._context.note_safe()
         _LOG.info("trial over", trial=trial.number, state=trial.state, reason=trial.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from shared.diffusion.optimisation import Run
 from shared.errors import ConflictError
 from shared.jobs.context import JobContext
 from shared.memorization.rewards.evaluation import measure
+from shared.memorization.rewards.reference import Reference
 from shared.memorization.rewards.registry import open_rewards
 from shared.memorization.statistics import Estimate
 from shared.storage import ObjectStore, open_store
@@ -61,7 +63,9 @@ class _Trial:
     def run(self) -> Trial:
         """All rungs that were not reached yet, and the model if it is to be kept."""
         goes_on = all(judged.goes_on for judged in self.judged.values())
-        return self._outcome(self._trained() if goes_on else None)
+        trial = self._outcome(self._trained() if goes_on else None)
+        self.attempt.clear_away({self.context.id: "succeeded"})
+        return trial
 
     def _trained(self) -> str | None:
         """The id of the model; None where the trial was over before."""
@@ -129,14 +133,19 @@ class _Trial:
 
     def _measured(self, model: Model) -> dict[str, Estimate]:
         """All figures that the search asks for."""
-        spec, catalog = self.spec, self.attempt.catalog
-        dataset = catalog.get("dataset", spec.training.dataset)
-        reference = ReferenceFiles(self.attempt.patient_store, spec.search, self.attempt.scratch).read(dataset, catalog=catalog)
-        values = measure(model, reference, spec.spec.evaluation, open_rewards(spec.spec.rewards))
+        spec = self.spec.spec
+        values = measure(model, self._reference, spec.evaluation, open_rewards(spec.rewards))
         for name, estimate in values.items():
             if not all(map(math.isfinite, (estimate["value"], estimate["low"], estimate["high"]))):
                 raise ConflictError(f"The trial's {name} is no finite number; its training may have diverged.")
         return values
+
+    @cached_property
+    def _reference(self) -> Reference:
+        """What the search made for all trials; it is the same at every rung."""
+        catalog = self.attempt.catalog
+        dataset = catalog.get("dataset", self.spec.training.dataset)
+        return ReferenceFiles(self.attempt.patient_store, self.spec.search, self.attempt.scratch).read(dataset, catalog=catalog)
 
     @contextmanager
     def _stopping(self, model: Model) -> Iterator[None]:

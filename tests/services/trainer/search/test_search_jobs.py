@@ -70,6 +70,12 @@ def outcome(home: JudgingHome, job_id: str) -> list[tuple[dict[str, Any], dict[s
     return told
 
 
+def left_behind(home: JudgingHome) -> list[str]:
+    """What trials still keep to go on from."""
+    kept = open_store(home.settings).list(prefix="checkpoints/")
+    return [entry.key for entry in kept if not entry.key.endswith("/losses.json")]
+
+
 @pytest.fixture(scope="module")
 def whole(shared_judging_home: JudgingHome, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], dict[str, str]]]:
     """What a search finds that nobody disturbed."""
@@ -93,7 +99,7 @@ def whole(shared_judging_home: JudgingHome, tmp_path_factory: pytest.TempPathFac
     assert SearchFiles(open_store(home.settings)).summary(job.id) == json.loads(json.dumps(result))
     assert reports[-1] == (4, 4)
     assert store.unsettled(kinds=["trial"]) == []
-    assert not [entry.key for entry in open_store(home.settings).list(prefix="checkpoints/") if not entry.key.endswith("/losses.json")]
+    assert left_behind(home) == []
     assert not list((home.settings.home / "trainings").iterdir())
     return outcome(home, job.id)
 
@@ -145,6 +151,7 @@ def test_search_that_is_killed_again_and_again_goes_on_with_the_same_trials(
     assert outcome(judging_home, job.id) == whole
     records = JobStore(judging_home.settings.sql_url).beginning_with(f"{job.id}t", kind="trial")
     assert [(number_of(record.id), record.losses) for record in records] == [(number, 0) for number in range(4)]
+    assert left_behind(judging_home) == []
     assert submitted.count(f"{job.id}t0002") == 1  # it had ended, though nobody saw it
 
 
@@ -176,6 +183,7 @@ def test_trials_that_fail_are_told_with_their_reasons_and_the_search_goes_on(
         assert said in reason
     assert "a defect" not in reasons[3]
     assert [point["trial"] for point in result["pareto"]] == [4]
+    assert left_behind(judging_home) == []
     assert result["trials"] == {"running": 0, "succeeded": 1, "pruned": 0, "failed": 4, "cancelled": 0}
 
 
@@ -186,7 +194,7 @@ def test_search_of_which_every_trial_fails_ends_with_nothing_found(context: Make
 
 
 class Waiting(TrialsHere):
-    """Begins one of the trials and never ends it; calls back as it begins."""
+    """Begins one of the trials and never ends it; calls back when it is under way."""
 
     def __init__(self, home: JudgingHome, number: int, begins: Callable[[], None]) -> None:
         super().__init__(home.settings)
@@ -196,6 +204,7 @@ class Waiting(TrialsHere):
     def submit(self, job_id: str) -> int:
         if number_of(job_id) != self.number:
             return super().submit(job_id)
+        self._run(job_id, 2)  # which leaves a checkpoint of its first step
         self.begins()
         return 0
 
@@ -210,7 +219,7 @@ def test_cancellation_keeps_what_was_found_and_settles_what_ran(
     context: MakeContext, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "CANCEL_GRACE", timedelta(seconds=0.1))
-    job = context("search", new_id("job"), search_spec(judging_home, pruning=None, training={"steps": 1}))
+    job = context("search", new_id("job"), search_spec(judging_home, pruning=None, training={"steps": 2}))
     with pytest.raises(JobCancelledError):
         search_with(Waiting(judging_home, 1, job._cancelled.set), job)
     first, second = trials(judging_home, job.id)
@@ -219,15 +228,17 @@ def test_cancellation_keeps_what_was_found_and_settles_what_ran(
     assert summary is not None
     assert [point["trial"] for point in summary["pareto"]] == [0]
     assert summary["trials"]["cancelled"] == 1
+    assert left_behind(judging_home) == []
     with open_catalog(judging_home.settings) as catalog:
         assert catalog.get("model", str(first.model)).metrics["trainable_fraction"] == first.trainable_fraction
 
 
 def test_interruption_leaves_a_trial_for_the_next_attempt(context: MakeContext, judging_home: JudgingHome) -> None:
-    job = context("search", new_id("job"), search_spec(judging_home, trials=2, pruning=None, training={"steps": 1}))
+    job = context("search", new_id("job"), search_spec(judging_home, trials=2, pruning=None, training={"steps": 2}))
     with pytest.raises(JobInterruptedError):
         search_with(Waiting(judging_home, 1, job.interrupt), job)
     assert [trial.state for trial in trials(judging_home, job.id)] == ["succeeded", "running"]
+    assert left_behind(judging_home)
     job._interrupted.clear()
     executor = TrialsHere(judging_home.settings)
     search_with(executor, job)
