@@ -152,6 +152,16 @@ def test_a_lora_has_ranks_where_others_have_bits() -> None:
     assert (choice.mask, choice.ranks, choice.learning_rate) == ([1, 0, 1, 0], [8, 0, 2, 0], 1e-3)
 
 
+@pytest.mark.parametrize("kind", ["svdiff", "diffit", "attention", "lora"])
+def test_every_kind_becomes_a_training_of_that_kind(kind: str) -> None:
+    space = space_of(TINY, space=kind)
+    choice = chosen(space, 9 * 5 + 3)
+    assert choice is not None
+    parameters = space.training(choice).parameters
+    assert (parameters.kind, parameters.learning_rate) == (kind, choice.learning_rate)
+    assert (parameters.ranks, parameters.mask) == (choice.ranks, None) if parameters.kind == "lora" else parameters.mask == choice.mask
+
+
 def test_a_base_that_does_not_fit_is_refused_with_the_field() -> None:
     with pytest.raises(InvalidRequestError, match="no attention modules") as without:
         space_of([])
