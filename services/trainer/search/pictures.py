@@ -24,6 +24,7 @@ KIND_COLOURS: Final[Mapping[str, str]] = {"svdiff": "#0072B2", "diffit": "#009E7
 OFF: Final = "#f1efea"
 DOTS_PER_INCH: Final = 160
 ROWS_MAX: Final = 60  # of the picture of masks: more cannot be read
+MARGIN: Final = 0.25  # of the points' span, around them
 VALUE_COLUMNS: Final = 3.0  # how many modules' widths a value takes beside them
 
 # Matplotlib's font cache and text layout are shared by all figures of a process, and guarded by nothing.
@@ -70,8 +71,11 @@ def draw_front(drawing: Drawing) -> bytes:
         panels = figure.subplots(1, len(others), squeeze=False)[0]
         for panel, (upwards, _) in zip(panels, others, strict=True):
             _draw_plane(panel, drawing, across, upwards, joined=len(objectives) == 2)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
 
-    return _png((7.2 if len(others) == 1 else 5.2 * len(others), 5.0), draw)
+    return _png((7.2 if len(others) == 1 else 5.2 * len(others), 5.4), draw)
 
 
 def draw_masks(drawing: Drawing) -> bytes:
@@ -162,8 +166,15 @@ def _draw_plane(axes: Axes, drawing: Drawing, across: str, upwards: str, *, join
         axes.scatter([], [], s=110, facecolors="none", edgecolors=INK, linewidths=1.4, label="recommended")
     axes.set_xlabel(_axis(across, directions[across]))
     axes.set_ylabel(_axis(upwards, directions[upwards]))
-    if drawing.measured:
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _frame(axes, drawing, across, upwards)
+
+
+def _frame(axes: Axes, drawing: Drawing, across: str, upwards: str) -> None:
+    """The frame is that of the points: intervals, which are wide where canaries are few, may leave it."""
+    for name, limit in ((across, axes.set_xlim), (upwards, axes.set_ylim)):
+        values = [_value(trial, name) for trial in drawing.measured]
+        if values and (span := max(values) - min(values)) > 0:
+            limit(min(values) - MARGIN * span, max(values) + MARGIN * span)
 
 
 def _draw_point(axes: Axes, trial: Trial, across: str, upwards: str, *, recommended: bool, above: bool) -> None:
