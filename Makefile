@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization clean
+.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ bench-ingest: $(STAMP) ## Measure registering 5,000 to 200,000 films: films a se
 
 bench-memorization: $(STAMP) ## Compare what methods of training do to memorization, three seeds (about 50 minutes)
 	$(BIN)/python -m benchmarks.memorization
+
+bench-memcontrol: $(STAMP) ## Compare searches of what learns with fixed choices, three seeds (about 40 minutes)
+	$(BIN)/python -m benchmarks.memcontrol
 
 clean: ## Remove what tools left behind; keeps .venv and var
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -75,6 +75,10 @@ class Phantom(Protocol):
         """Films of so many patients."""
         ...
 
+    def __hash__(self) -> int:
+        """Films that were drawn are kept by who drew them."""
+        ...
+
 
 def phantom_films(
     patients: int, seed: int, *, canaries: int = 0, repeats: int = 1, control_fraction: float = 0.0, image_size: int = IMAGE_SIZE
