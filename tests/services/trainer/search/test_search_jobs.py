@@ -21,7 +21,7 @@ from shared.catalog import new_id, open_catalog
 from shared.errors import JobCancelledError
 from shared.jobs import parts, worker
 from shared.jobs.context import JobContext, JobInterruptedError
-from shared.jobs.executor import EXIT_INTERRUPTED
+from shared.jobs.executor import EXIT_INTERRUPTED, Capacity
 from shared.jobs.records import MAX_LOSSES, JobStore
 from shared.storage import open_store
 from tests.services.trainer.ensemble.shards_here import KilledError
@@ -204,12 +204,16 @@ class Waiting(TrialsHere):
     def submit(self, job_id: str) -> int:
         if number_of(job_id) != self.number:
             return super().submit(job_id)
+        self.submitted.append(job_id)
         self._run(job_id, 2)  # which leaves a checkpoint of its first step
         self.begins()
         return 0
 
     def poll(self, job_id: str) -> int | None:
         return self._codes.pop(job_id, None)
+
+    def capacity(self) -> Capacity:
+        return Capacity(slots=1, busy=int(any(number_of(job_id) == self.number for job_id in self.submitted)))
 
     def cancel(self, job_id: str, *, grace: timedelta) -> None:  # noqa: ARG002 - as the protocol has it
         self._codes[job_id] = EXIT_INTERRUPTED
@@ -251,27 +255,36 @@ def test_trials_belong_to_their_search_and_to_no_runner() -> None:
 
 
 @pytest.mark.slow
-async def test_processes_that_are_killed_and_cancelled_leave_what_was_found(jobs: Jobs, judging_home: JudgingHome) -> None:
-    """Real ones, two trials at once: the search's is killed, and they with it; what had ended is not run again, and the rest stops."""
-    wishes = search_spec(judging_home, parallel=2, trials=8, sampler="random", pruning=None, training={"steps": 150})
-    job_id = jobs.create("search", wishes)
+async def test_processes_that_are_killed_and_cancelled_leave_what_was_found(
+    jobs: Jobs, context: MakeContext, judging_home: JudgingHome
+) -> None:
+    """Real ones, two trials at once, after one that is over: the search's is killed, and they with it; later the rest is cancelled."""
+    wishes = search_spec(judging_home, parallel=2, sampler="random", pruning=None, training={"steps": 150})
+    begun = context("search", new_id("job"), wishes)
+    with pytest.raises(JobInterruptedError):
+        search_with(Waiting(judging_home, 1, begun.interrupt), begun)
+    jobs.store.release(job_id=begun.id, attempt=1, lost=False)
 
-    def records(state: str) -> list[Job]:
-        return [trial for trial in jobs.store.beginning_with(f"{job_id}t", kind="trial") if trial.state == state]
+    def trial_jobs_in(state: str) -> dict[int, Job]:
+        found = jobs.store.beginning_with(f"{begun.id}t", kind="trial")
+        return {number_of(trial.id): trial for trial in found if trial.state == state}
 
-    def are_under_way(attempt: int) -> bool:
-        running = records("running")
-        return len(running) == 2 and max(trial.attempt for trial in running) == attempt and all(0 < trial.step < 140 for trial in running)
+    def are_under_way(attempts: dict[int, int]) -> bool:
+        running = trial_jobs_in("running")
+        under_way = all(0 < trial.step < 140 for trial in running.values())
+        return under_way and {number: trial.attempt for number, trial in running.items()} == attempts
 
     async with jobs.running():
-        await jobs.until(job_id, lambda _job: bool(records("succeeded")) and are_under_way(1))
-        over = {trial.id for trial in records("succeeded")}
-        os.kill(jobs.process_of(job_id), signal.SIGKILL)
-        await jobs.until(job_id, lambda _job: are_under_way(2))
-        jobs.store.request_cancel(job_id)
-        job = await jobs.settled(job_id)
-    assert (job.state, job.attempt) == ("cancelled", 2)
-    stopped = records("cancelled")
-    assert {(trial.attempt, trial.message, trial.step < 150) for trial in stopped} == {(2, "training the denoiser", True)}
-    assert {trial.id: trial.attempt for trial in records("succeeded")} == dict.fromkeys(over, 1)
-    assert [trial.state for trial in trials(judging_home, job_id)] == ["succeeded"] * len(over) + ["cancelled"] * len(stopped)
+        await jobs.until(begun.id, lambda _job: are_under_way({1: 2, 2: 1}))
+        os.kill(jobs.process_of(begun.id), signal.SIGKILL)
+        await jobs.until(begun.id, lambda _job: are_under_way({1: 3, 2: 2}))
+        jobs.store.request_cancel(begun.id)
+        job = await jobs.settled(begun.id)
+    assert (job.state, job.attempt) == ("cancelled", 3)
+    stopped = trial_jobs_in("cancelled")
+    assert {number: (trial.message, trial.step < 150) for number, trial in stopped.items()} == dict.fromkeys(
+        (1, 2), ("training the denoiser", True)
+    )
+    assert [trial.attempt for trial in trial_jobs_in("succeeded").values()] == [1]
+    assert [trial.state for trial in trials(judging_home, begun.id)] == ["succeeded", "cancelled", "cancelled"]
+    assert left_behind(judging_home) == []
