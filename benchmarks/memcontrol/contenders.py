@@ -16,7 +16,7 @@ from services.trainer.training_spec import TrainingSpec
 
 OBJECTIVES: Final = ("memorization", "fid")
 FIXED_RANK: Final = 4
-MORE_TRIALS: Final = 2  # times as many may be begun where some are ended early; the steps bound them all
+MORE_TRIALS: Final = 1.5  # times as many may be begun where some are ended early; the steps bound them all
 
 Sampler = Literal["tpe", "nsga2", "random"]
 
@@ -65,7 +65,7 @@ def search_spec(search: Search, regime: Regime, seed: int) -> SearchSpec:
         "learning_rate": regime.searched_rates(),
         "ranks": list(regime.ranks),
         "objectives": list(OBJECTIVES),
-        "trials": regime.trials * (MORE_TRIALS if search.prunes else 1),
+        "trials": round(regime.trials * (MORE_TRIALS if search.prunes else 1)),
         "sampler": search.sampler,
         "pruning": regime.pruning() if search.prunes else None,
         "evaluation": regime.effort(seed),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.memcontrol.knees import FINDINGS, draw_knee, knee_films, make_knees, prompt_of
-from shared.imaging.prompts import NO_FINDING, findings_of, parse_prompt
+from shared.imaging.clauses import NO_FINDING
+from shared.imaging.prompts import findings_of, parse_prompt
 
 
 def test_films_are_the_same_again_and_differ_between_seeds_and_patients() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,10 @@ def test_row_tells_copies_near_the_best_fid_of_all_and_the_chosen_point() -> Non
 
 
 def test_seeds_are_summed_up_and_seeds_without_a_figure_left_out() -> None:
-    rows = [{"seed": 4, "steps": 10, "copies_near_best_fid": None}, {"seed": 5, "steps": 30, "copies_near_best_fid": 0.5}]
+    rows: list[dict[str, Any]] = [
+        {"seed": 4, "steps": 10, "copies_near_best_fid": None},
+        {"seed": 5, "steps": 30, "copies_near_best_fid": 0.5},
+    ]
     assert over_seeds(rows) == {
         "seed": [4, 5],
         "steps": {"mean": 20.0, "low": 10.0, "high": 30.0, "n": 2},
