@@ -40,7 +40,7 @@ class Regime:
     rung: float = 0.3  # share of the steps after which pruning looks; an earlier look costs as long and says less
     keep: float = 0.5
     images_per_canary: int = 4
-    control_prompts: int = 64
+    control_prompts: int = 80
     sampling_steps: int = 10
     guidance: float = 4.0
     noises: int = 4
