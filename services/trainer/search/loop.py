@@ -68,9 +68,9 @@ class SearchLoop:
             raise ValueError(f"number {trial.number} was never given out")
         self._trials[trial.number] = trial
 
-    def summary(self) -> dict[str, Any]:
-        """What the search found so far."""
-        return summarise(self.space, self.rules, self.trials)
+    def summary(self, *, base: Mapping[str, Estimate] | None = None, floors: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What the search found so far, beside what the untuned base and real films score where that was measured."""
+        return summarise(self.space, self.rules, self.trials, base=base, floors=floors)
 
     def _is_spent(self) -> bool:
         """Whether the steps taken, and those that running trials may yet take, use up what all may take."""

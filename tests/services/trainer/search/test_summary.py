@@ -8,7 +8,7 @@ from services.trainer.search.rules import Rules
 from services.trainer.search.space import Choice, Space
 from services.trainer.search.summary import summarise
 from services.trainer.search.trial import Trial
-from tests.services.trainer.search.toy import DIRECTIONS, MODULES, ended, spec_of
+from tests.services.trainer.search.toy import DIRECTIONS, MODULES, ended, estimates, spec_of
 
 SPEC = spec_of(vary={"batch_filter": [None, {"kind": "anti_gradient"}]})
 SPACE, RULES = Space.of(SPEC, MODULES), Rules.of(SPEC, DIRECTIONS)
@@ -63,3 +63,10 @@ def test_a_summary_tells_the_front_and_how_it_grew() -> None:
 def test_a_search_that_has_begun_has_a_summary() -> None:
     found = summarise(SPACE, RULES, [])
     assert (found["pareto"], found["recommended"], found["hypervolume"], found["reference_point"]) == ([], None, [], None)
+    assert (found["base"], found["floors"]) == (None, None)
+
+
+def test_what_the_untuned_base_and_real_films_score_stands_beside_the_front() -> None:
+    found = summarise(SPACE, RULES, trials(), base=estimates({"memorization": 0.3}), floors={"fid": 1.5})
+    assert found["base"] == {"values": {"memorization": 0.3}, "intervals": {"memorization": [pytest.approx(0.2), pytest.approx(0.4)]}}
+    assert found["floors"] == {"fid": 1.5}
