@@ -116,6 +116,10 @@ class Space:
         if self.captions is not None:
             yield "captions", Axis(len(self.captions), ordered=False)
 
+    def every_axis(self) -> dict[str, Axis]:
+        """All axes that some choice has."""
+        return {name: axis for kind in range(len(self.kinds)) for name, axis in self.axes({"kind": kind})}
+
     def choice(self, genes: Mapping[str, int], origin: Origin) -> Choice | None:
         """What genes stand for; None where nothing would learn."""
         kind = self.kinds[genes.get("kind", 0)]

@@ -23,6 +23,7 @@ STARTUP: Final = 4  # trials that TPE has seen before it says more than chance; 
 GENERATIONS: Final = 4  # of NSGA-II, where the trials allow populations of some size
 SMALLEST_POPULATION: Final = 4
 LARGEST_POPULATION: Final = 50  # optuna's own
+FARTHEST: Final = 1e300  # by which a trial that did not come to its end breaks every bound
 GENERATION_KEY: Final = "NSGAIISampler:generation"  # where optuna keeps a trial's
 
 
@@ -51,6 +52,8 @@ def _asked(space: Space, history: Sequence[Trial], rules: Rules, randomness: np.
     study = optuna.create_study(directions=["minimize"] * len(rules.objectives), sampler=sampler)
     study.add_trials(_told(space, history, rules))
     trial = study.ask()
+    for name, axis in _idle_axes(space, rules).items():
+        _taken(trial, name, axis)  # an axis that is asked for twice answers the same
     genes: dict[str, int] = {}
     for name, axis in space.axes(genes):
         genes[name] = _taken(trial, name, axis)
@@ -59,6 +62,14 @@ def _asked(space: Space, history: Sequence[Trial], rules: Rules, randomness: np.
         bit = randomness.choice([name for name in genes if name.startswith("bit.")])
         choice = space.choice(genes | {str(bit): 1}, "neighbour")
     return choice
+
+
+def _idle_axes(space: Space, rules: Rules) -> dict[str, Axis]:
+    """What NSGA-II is told of and asked for although the choice may not have it: it crosses only what all trials have.
+
+    Without, no rate of a kind and no rank would ever be inherited.
+    """
+    return space.every_axis() if rules.sampler == "nsga2" else {}
 
 
 def _sampler(rules: Rules, seed: int) -> BaseSampler:
@@ -82,9 +93,12 @@ def _told(space: Space, history: Sequence[Trial], rules: Rules) -> list[FrozenTr
     """The trials as optuna knows them."""
     told: list[FrozenTrial] = []
     ended = 0
+    idle = _idle_axes(space, rules)
+    middles = {name: axis.options // 2 for name, axis in idle.items()}
     for trial in sorted(history, key=lambda trial: trial.number):
-        genes = space.genes(trial.choice)
-        distributions = {name: _distribution(axis) for name, axis in space.axes(genes)}
+        taken = space.genes(trial.choice)
+        distributions = {name: _distribution(axis) for name, axis in (idle | dict(space.axes(taken))).items()}
+        genes = middles | taken
         if trial.state == "succeeded":
             generation, ended = ended // _population(rules), ended + 1
             told.append(_complete(trial, genes, distributions, rules, generation))
@@ -119,6 +133,7 @@ def _poor(trial: Trial, genes: dict[str, int], distributions: dict[str, BaseDist
     return create_trial(
         state=TrialState.PRUNED,
         intermediate_values={step: loss for step, (loss,) in values.items()},
+        constraints={str(constraint): FARTHEST for constraint in rules.constraints},  # without any, optuna takes it for one that keeps them
         params=genes,
         distributions=distributions,
     )

@@ -167,6 +167,49 @@ def test_nsga2_crosses_the_generation_before() -> None:
     assert found > 0.8 * 4 * 20  # half of them by chance
 
 
+def test_nsga2_inherits_what_some_kinds_alone_have() -> None:
+    inherited = found = 0
+    for seed in range(20):
+        spec = spec_of(sampler="nsga2", space="auto", warm_starts=False, trials=20, seed=seed)
+        space = Space.of(spec, MODULES)
+        low, *_ = space.rates["lora"]
+        loras = [
+            Choice(kind="lora", mask=[1] * 6, ranks=[8 if bit else 4 for bit in bits], learning_rate=low)
+            for bits in ([0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0], [0, 1, 0, 1, 0, 1])
+        ]
+        other = Choice(kind="svdiff", mask=[1] * 6, learning_rate=low)
+        parents = [
+            ended(number, choice, {"memorization": number, "finding_agreement": number}) for number, choice in enumerate([*loras, other])
+        ]
+        child = suggest(space, parents, Rules.of(spec, DIRECTIONS))
+        assert child is not None
+        if child.ranks is not None:
+            found += 1
+            inherited += child.learning_rate == low
+    assert found >= 10
+    assert inherited > 0.6 * found  # a ninth of them by chance
+
+
+@pytest.mark.parametrize("objectives", [["memorization"], list(DIRECTIONS)])
+def test_tpe_stays_away_from_failures_where_nothing_keeps_the_bounds(objectives: list[str]) -> None:
+    failing = 0
+    for seed in range(10):
+        spec = spec_of(
+            space="auto", warm_starts=False, seed=seed, objectives=objectives, constraints=[{"reward": "copy_rate", "at_most": 0.1}]
+        )
+        space = Space.of(spec, MODULES)
+        measured = {"memorization": 0.3, "finding_agreement": 0.4, "copy_rate": 0.6}
+        history = [
+            ended(n, Choice(kind=kind, mask=[1] * 6, learning_rate=space.rates[kind][n]), measured)
+            for n, kind in enumerate(["diffit", "attention"] * 4)
+        ]
+        history += [Trial(number=n, choice=_choice(space.rates["svdiff"][n - 8], n), state="failed") for n in range(8, 14)]
+        suggested = suggest(space, history, Rules.of(spec, DIRECTIONS))
+        assert suggested is not None
+        failing += suggested.kind == "svdiff"
+    assert failing <= 2  # nearly all, were failures taken for what keeps the bounds
+
+
 def test_trials_side_by_side_differ() -> None:
     trials = searched(loop_of(trials=12), toy_rewards(6), at_once=6)
     assert len(set(choices(trials))) == 12
