@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from services.trainer.search.front import crowding, ranks
+from services.trainer.search.front import Floats, crowding, ranks
 from services.trainer.search.rules import figures, losses, violations
 from services.trainer.search.search_spec import Constraint, Pruning
 from shared.memorization.rewards.names import Direction
@@ -41,7 +41,7 @@ def _places(
     points: Sequence[Mapping[str, float]], directions: Mapping[str, Direction], constraints: Sequence[Constraint]
 ) -> list[tuple[float, float, float]]:
     """Lower is better: whether and how far bounds are broken, then the non-dominated rank, then how alone a point stands in it."""
-    broken_N = np.array([sum(max(0.0, excess) for excess in violations(point, constraints).values()) for point in points])
+    broken_N = _broken(points, constraints)
     losses_NK = np.array([losses(point, directions) for point in points])
     rank_N, alone_N = np.zeros(len(points)), np.zeros(len(points))
     sound = np.flatnonzero(broken_N == 0)  # what breaks bounds is behind, by how far alone
@@ -50,3 +50,12 @@ def _places(
         peers = sound[rank_N[sound] == rank]
         alone_N[peers] = crowding(losses_NK[peers])
     return [(float(broken), float(rank), -float(alone)) for broken, rank, alone in zip(broken_N, rank_N, alone_N, strict=True)]
+
+
+def _broken(points: Sequence[Mapping[str, float]], constraints: Sequence[Constraint]) -> Floats:
+    """How far each point breaks its bounds, 0 where it keeps them; every bound's excess counts in spans of its own, whatever its unit."""
+    broken_N = np.zeros(len(points))
+    excesses_NC = np.array([list(violations(point, constraints).values()) for point in points]).reshape(len(points), -1).clip(min=0.0)
+    for excess_N in excesses_NC.T:
+        broken_N += excess_N / (float(np.ptp(excess_N)) or 1.0)  # of one excess alone, all are as far
+    return broken_N

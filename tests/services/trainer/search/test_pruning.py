@@ -5,6 +5,7 @@ import pytest
 from services.trainer.search.pruning import goes_on
 from services.trainer.search.search_spec import Constraint, Pruning
 from shared.memorization.rewards.names import Direction
+from shared.memorization.statistics import Estimate
 from tests.services.trainer.search.toy import estimates
 
 ONE: dict[str, Direction] = {"fid": "minimize"}
@@ -66,6 +67,19 @@ def test_what_breaks_bounds_is_behind_what_keeps_them() -> None:
     assert goes_on(best, others, TWO, HALF)
     assert not goes_on(best, others, TWO, HALF, bound)
     assert goes_on(estimates(both(0.3, 0.005)), others, TWO, HALF, bound)
+
+
+def test_bounds_that_are_broken_count_alike_whatever_their_units() -> None:
+    bounds = [Constraint(reward="copy_rate", at_most=0.05), Constraint(reward="fid", at_most=30.0)]
+    directions: dict[str, Direction] = {"copy_rate": "minimize", "fid": "minimize"}
+
+    def point(copy_rate: float, fid: float) -> dict[str, Estimate]:
+        return estimates({"copy_rate": copy_rate, "fid": fid})
+
+    # A little over in fid alone is nearer to all bounds than copying everything, though 2 is more than 0.95.
+    others = [point(1.0, 30.0), point(0.9, 31.0), point(0.05, 60.0)]
+    assert goes_on(point(0.05, 32.0), others, directions, HALF, bounds)
+    assert not goes_on(point(1.0, 30.5), others, directions, HALF, bounds)
 
 
 @pytest.mark.parametrize("value", [0.1, 5.0])
