@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
+from services.trainer.ensemble.rules import EnsembleRule
 from services.trainer.parameters.kinds import AnyParameters, FullParameters
 from services.trainer.search.search_spec import SearchSpec
 from services.trainer.search.trial import Trial
@@ -42,6 +43,13 @@ class AppliedTraining(TrainingSpec):
             raise ValueError("a search is applied for the parameters that it found; leave them out")
         return parameters
 
+    @field_validator("ensemble")
+    @classmethod
+    def _require_rounds_of_steps(cls, rule: EnsembleRule | None, info: ValidationInfo) -> EnsembleRule | None:
+        """Of the training as a whole: what is left out here is the search's, and not a training's default."""
+        del info
+        return rule
+
 
 class ApplyRequest(StrictBody):
     """A point of a search to train with."""
@@ -51,7 +59,7 @@ class ApplyRequest(StrictBody):
 
     @field_validator("training")
     @classmethod
-    def _require_some_base(cls, training: AppliedTraining, _info: ValidationInfo) -> AppliedTraining:
+    def _require_some_base(cls, training: AppliedTraining) -> AppliedTraining:
         """Null would be random weights, of which no part is left as it is."""
         if "base" in training.model_fields_set and training.base is None:
             raise ValueError("leave base out for the search's own, or name a model")

@@ -23,6 +23,13 @@ def test_parameters_that_say_nothing_are_no_wish() -> None:
     assert told.wishes == TRAINING
 
 
+@pytest.mark.parametrize("rule", [{"kind": "iet", "shards": 20, "rounds": 100}, {"kind": "iet", "redistribute": 0.05}])
+def test_ensemble_is_held_against_the_searchs_steps_and_filter_and_not_against_those_of_any_training(rule: dict[str, Any]) -> None:
+    told = ApplyRequest.model_validate({"training": TRAINING | {"ensemble": rule}})
+    assert told.training.ensemble is not None
+    assert told.wishes["ensemble"]["kind"] == "iet"
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [
