@@ -6,7 +6,8 @@ connected component will not do, for a chain of slightly different images joins 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shared.memorization.statistics import upper_threshold
+from shared.memorization.statistics import threshold_rank
 from shared.memorization.tile_distance import tile_max_distance
 
 BLOCK_BYTES: Final = 64 * 2**20  # distances or pixels held at a time
@@ -24,10 +25,18 @@ EDGE_RATE: Final = 1e-4  # share of pairs of different patients' real films that
 Images = NDArray[np.uint8]
 
 
-def edge_limit(strangers_MHW: Images, films_NHW: Images) -> float:
-    """The tile distance below which two images are one: of real films of different patients hardly a pair is."""
-    distance_MN = tile_max_distance(torch.from_numpy(strangers_MHW), torch.from_numpy(films_NHW))
-    return -upper_threshold(-distance_MN.flatten().double().numpy(), EDGE_RATE)
+def edge_limit(strangers_MHW: Images, films_NHW: Images, *, block_bytes: int = BLOCK_BYTES) -> float:
+    """The tile distance below which two images are one: of real films of different patients hardly a pair is.
+
+    As `upper_threshold` sets it on closeness; of all pairs the nearest are kept alone.
+    """
+    strangers = torch.from_numpy(strangers_MHW)
+    rank = threshold_rank(len(strangers) * len(films_NHW), EDGE_RATE)
+    nearest = torch.empty(0)
+    for block in _blocks(strangers_MHW, films_NHW, block_bytes):
+        nearest = torch.cat([nearest, tile_max_distance(strangers, torch.from_numpy(films_NHW[block])).flatten()])
+        nearest = nearest.topk(min(rank, len(nearest)), largest=False).values
+    return math.nextafter(float(nearest.max()), -math.inf)
 
 
 def extracted_films(drawn: Sequence[Images], films_NHW: Images, *, limit: float, size: int) -> set[int]:
@@ -52,13 +61,18 @@ def extracted_films(drawn: Sequence[Images], films_NHW: Images, *, limit: float,
 def nearest_films(images_MHW: Images, films_NHW: Images, *, block_bytes: int = BLOCK_BYTES) -> tuple[Tensor, Tensor]:
     """Each image's tile distance to its nearest film, and which film that is, M each; films are read once, some at a time."""
     images = torch.from_numpy(images_MHW)
-    rows = max(1, block_bytes // (_FLOAT_BYTES * max(len(images), films_NHW[0].size)))
     nearest_M, film_M = torch.full((len(images),), torch.inf), torch.zeros(len(images), dtype=torch.int64)
-    for start in range(0, len(films_NHW), rows):
-        distance_M, place_M = tile_max_distance(images, torch.from_numpy(films_NHW[start : start + rows])).min(1)
-        film_M = torch.where(distance_M < nearest_M, start + place_M, film_M)
+    for block in _blocks(images_MHW, films_NHW, block_bytes):
+        distance_M, place_M = tile_max_distance(images, torch.from_numpy(films_NHW[block])).min(1)
+        film_M = torch.where(distance_M < nearest_M, block.start + place_M, film_M)
         nearest_M = torch.minimum(nearest_M, distance_M)
     return nearest_M, film_M
+
+
+def _blocks(images_MHW: Images, films_NHW: Images, block_bytes: int) -> Iterator[slice]:
+    """Where films stand of which so many distances or pixels can be held at a time."""
+    rows = max(1, block_bytes // (_FLOAT_BYTES * max(len(images_MHW), films_NHW[0].size)))
+    return (slice(start, start + rows) for start in range(0, len(films_NHW), rows))
 
 
 def _is_in_clique(near_MM: NDArray[np.bool_], node: int, size: int) -> bool:

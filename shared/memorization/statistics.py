@@ -90,8 +90,12 @@ def upper_threshold(controls: ArrayLike, false_positive_rate: float) -> float:
     t lies just above the k-th largest control score, k = ⌊rate · (n+1)⌋; with too few controls for the rate, above them all.
     """
     ordered = np.sort(_scores(controls, "controls"))[::-1]
-    rank = max(1, math.floor(round(false_positive_rate * (len(ordered) + 1), 9)))
-    return math.nextafter(float(ordered[min(rank, len(ordered)) - 1]), math.inf)
+    return math.nextafter(float(ordered[threshold_rank(len(ordered), false_positive_rate) - 1]), math.inf)
+
+
+def threshold_rank(controls: int, false_positive_rate: float) -> int:
+    """Which of so many controls, the first being the most extreme, a threshold lies just beyond."""
+    return min(max(1, math.floor(round(false_positive_rate * (controls + 1), 9))), controls)
 
 
 def empirical_p_values(scores: ArrayLike, controls: ArrayLike) -> Floats:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.diffusion.generation import BatchObserver, draw_in_batches
+from shared.diffusion.generation import BatchObserver, batch_size, draw_in_batches
 from shared.diffusion.guidance import ClassifierFreeGuidance
-from shared.diffusion.model import Model
+from shared.diffusion.model import Conditioning, Model
 from shared.diffusion.noise import image_seed
 from shared.diffusion.random_streams import GlobalStreams
 from shared.errors import ConflictError
@@ -99,12 +99,18 @@ class Evaluation:
         with self._watched():
             return draw_in_batches(
                 self.model,
-                self.model.encode(films.prompts, truncate=True).repeat(len(numbers) // len(films.prompts)),
+                self._encoded(films.prompts).repeat(len(numbers) // len(films.prompts)),
                 [image_seed(self.effort.seed, number) for number in numbers],
                 steps=self.effort.sampling_steps,
                 guidance=ClassifierFreeGuidance(self.effort.guidance_scale),
                 on_batch=self._on_batch,
             )
+
+    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
+        """Any number of prompts, as many at a time as images are drawn."""
+        size = batch_size(self.model)
+        parts = [self.model.encode(prompts[start : start + size], truncate=True) for start in range(0, len(prompts), size)]
+        return Conditioning(torch.cat([part.embeddings_BLE for part in parts]), torch.cat([part.token_ids_BL for part in parts]))
 
     def _noised(self, films: FilmSet) -> NoisedFilms:
         effort = self.effort

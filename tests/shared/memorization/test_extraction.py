@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.memorization.extraction import EDGE_RATE, edge_limit, extracted_films, find_clique, nearest_films
+from shared.memorization.statistics import upper_threshold
 from shared.memorization.tile_distance import tile_max_distance
 
 SIDE = 16
@@ -87,6 +88,15 @@ def test_limit_is_reached_by_the_stated_share_of_strangers() -> None:
     limit = edge_limit(strangers, films)
     distances = tile_max_distance(torch.from_numpy(strangers), torch.from_numpy(films)).double().numpy()
     assert 0 < (distances <= limit).mean() <= EDGE_RATE
+
+
+@pytest.mark.parametrize("block_bytes", [1, 8 * 256 * 7, 8 * 256 * 50, 10**9])
+@pytest.mark.parametrize(("strangers", "films"), [(2, 3), (60, 90), (150, 200)])
+def test_limit_is_that_of_all_pairs_whatever_the_blocks(strangers: int, films: int, block_bytes: int) -> None:
+    generator = np.random.default_rng(2)
+    images, others = (generator.integers(0, 256, (count, SIDE, SIDE)).astype(np.uint8) for count in (strangers, films))
+    closeness_MN = -tile_max_distance(torch.from_numpy(images), torch.from_numpy(others)).double().numpy()
+    assert edge_limit(images, others, block_bytes=block_bytes) == -upper_threshold(closeness_MN.ravel(), EDGE_RATE)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 8 * 256 * 3, 10**6])

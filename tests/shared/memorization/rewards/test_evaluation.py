@@ -96,6 +96,20 @@ def test_each_control_has_a_noise_of_its_own(tiny_model: Model, reference: Refer
         assert np.abs(drawn[row].astype(int) - alone[0]).max() <= 1  # rounding of another batch shape
 
 
+def test_prompts_are_encoded_as_many_at_a_time_as_images_are_drawn(
+    tiny_model: Model, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny_model.encode(reference.controls.prompts, truncate=True)
+    monkeypatch.setattr(module, "batch_size", lambda _model: 3)
+    sizes: list[int] = []
+    hook = tiny_model.text_encoder.register_forward_pre_hook(lambda _encoder, inputs: sizes.append(len(inputs[0])))
+    encoded = Evaluation(tiny_model, reference, EFFORT)._encoded(reference.controls.prompts)
+    hook.remove()
+    assert sizes == [3, 3, 1]
+    assert torch.equal(encoded.token_ids_BL, whole.token_ids_BL)
+    torch.testing.assert_close(encoded.embeddings_BLE, whole.embeddings_BLE)
+
+
 def test_figures_are_the_same_again(tiny_model: Model, reference: Reference) -> None:
     rewards = [REWARDS["memorization"], REWARDS["fid"]]
     assert measure(tiny_model, reference, EFFORT, rewards) == measure(tiny_model, reference, EFFORT, rewards)
