@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shared.memorization.distances import BLOCK_BYTES, Floats, distance_blocks
-
-NEIGHBOURS: Final = 5  # k of Naeem et al.
+from shared.memorization.rewards.names import NEIGHBOURS
 
 
 @dataclass(frozen=True)

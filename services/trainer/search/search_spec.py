@@ -14,6 +14,7 @@ from services.trainer.parameters.kinds import MAX_BLOCKS, MAX_RANK, AnyParameter
 from services.trainer.training_spec import DataParallel, TrainingSpec, Validation
 from shared.http.bodies import Seed, StrictSpec
 from shared.memorization.rewards.effort import Effort
+from shared.memorization.rewards.names import BY_BALLS, NEIGHBOURS
 
 SearchedKind = Literal["svdiff", "diffit", "attention", "lora"]
 KINDS: Final[tuple[SearchedKind, ...]] = get_args(SearchedKind)
@@ -265,6 +266,17 @@ class SearchSpec(StrictSpec):
         if vary.captions is not None and training.captions:
             raise ValueError("training fixes the captions that vary.captions would choose; leave one of them out")
         return vary
+
+    @field_validator("evaluation")
+    @classmethod
+    def _require_enough_for_balls(cls, evaluation: Effort, info: ValidationInfo) -> Effort:
+        """Else every trial would train to its first rung to find that nothing can be told of its images."""
+        asked = {*info.data.get("objectives", ()), *(constraint.reward for constraint in info.data.get("constraints", ()))}
+        by_balls = [name for name in BY_BALLS if name in asked]
+        if by_balls and evaluation.control_prompts <= NEIGHBOURS:
+            least = NEIGHBOURS + 1
+            raise ValueError(f"{' and '.join(by_balls)} go by neighbour {NEIGHBOURS}; set control_prompts to {least} or more")
+        return evaluation
 
     @property
     def kinds(self) -> list[SearchedKind]:

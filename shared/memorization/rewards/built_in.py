@@ -15,9 +15,9 @@ from shared.memorization.distances import least_distances
 from shared.memorization.extraction import extracted_films
 from shared.memorization.frechet_distance import frechet_interval
 from shared.memorization.kernel_distance import kernel_interval
-from shared.memorization.manifold import NEIGHBOURS, Manifold
+from shared.memorization.manifold import Manifold
 from shared.memorization.rewards.evaluation import Evaluation
-from shared.memorization.rewards.names import BUILT_IN, MEMORIZATION
+from shared.memorization.rewards.names import BUILT_IN, MEMORIZATION, NEIGHBOURS
 from shared.memorization.rewards.reference import unit_variance
 from shared.memorization.rewards.reward import Aspect, Direction
 from shared.memorization.statistics import Estimate, Group, advantage_interval, difference_interval, mean_interval, rate

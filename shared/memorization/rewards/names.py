@@ -27,6 +27,8 @@ QUALITY: Final[dict[str, Direction]] = {
     "density": "maximize",
     "coverage": "maximize",
 }
+NEIGHBOURS: Final = 5  # k of Naeem et al.: a ball reaches to this neighbour
+BY_BALLS: Final = ("precision", "recall", "density", "coverage")  # of more points than a point has such neighbours
 BUILT_IN: Final[dict[str, Direction]] = MEMORIZATION | QUALITY
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.memorization.manifold import NEIGHBOURS, Manifold
+from shared.memorization.manifold import Manifold
+from shared.memorization.rewards.names import NEIGHBOURS
 
 LINE = np.arange(10, dtype=np.float64)[:, None]
 

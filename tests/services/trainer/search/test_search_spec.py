@@ -115,6 +115,8 @@ def test_rungs_of_few_steps_are_fewer() -> None:
         ({"pruning": {"rungs": [0.3, 1.0]}}, ("pruning", "rungs", 1)),
         ({"sampler": "grid"}, ("sampler",)),
         ({"evaluation": {"noises": 0}}, ("evaluation", "noises")),
+        ({"objectives": ["memorization", "recall"], "evaluation": {"control_prompts": 5}}, ("evaluation",)),
+        ({"constraints": [{"reward": "density", "at_least": 0.5}], "evaluation": {"control_prompts": 2}}, ("evaluation",)),
         ({"recommend": {"rule": "best"}}, ("recommend",)),
     ],
 )
@@ -122,6 +124,11 @@ def test_wishes_that_cannot_be_met_are_refused_where_they_stand(wishes: dict[str
     with pytest.raises(ValidationError) as refused:
         spec(**wishes)
     assert place in [error["loc"] for error in refused.value.errors()]
+
+
+def test_balls_around_images_are_measured_of_enough_of_them() -> None:
+    for objectives, prompts in ((["memorization", "recall"], 6), (["memorization", "fid"], 2)):
+        assert spec(objectives=objectives, evaluation={"control_prompts": prompts}).evaluation.control_prompts == prompts
 
 
 @pytest.mark.parametrize(
