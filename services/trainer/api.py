@@ -28,9 +28,8 @@ from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
 from services.trainer.training_inputs import require_inputs
 from shared.catalog import ModelManifest, new_id
-from shared.errors import NotFoundError
 from shared.http.immutable import immutable_response
-from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
+from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
 from shared.http.state import state_of
 from shared.jobs.records import Job
@@ -181,9 +180,7 @@ def _training_fields(_state: TrainerState, job: Job) -> dict[str, Any]:
 
 def _training(state: TrainerState, job_id: str) -> str:
     """The id of a training job; NotFoundError where there is none."""
-    if state.jobs.get(job_id).kind != "training":
-        raise NotFoundError(f"There is no {job_id!r} among the training-jobs.")
-    return job_id
+    return job_of_kind(state, job_id, noun="training-jobs", kind="training").id
 
 
 def _import_fields(_state: TrainerState, job: Job) -> dict[str, Any]:

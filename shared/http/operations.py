@@ -181,7 +181,7 @@ def _add_reading(
         """The operation as it is now."""
         state = read_state(request, state_type)
         try:
-            answer = _extended(state, _job_of_kind(state, id, noun=noun, kind=kind), extend)
+            answer = _extended(state, job_of_kind(state, id, noun=noun, kind=kind), extend)
         except NotFoundError:
             if missing is None:
                 raise
@@ -224,7 +224,7 @@ def _add_events(router: APIRouter, *, noun: str, kind: str, state_type: type[Sta
         """Events after the one that Last-Event-ID names, until the operation ends."""
         state = read_state(request, state_type)
         last = read_last_event_id(request)
-        job = await asyncio.to_thread(_job_of_kind, state, id, noun=noun, kind=kind)
+        job = await asyncio.to_thread(job_of_kind, state, id, noun=noun, kind=kind)
         if job.is_settled and last >= job.event_count:
             # The answer that tells an EventSource not to connect again.
             return Response(status_code=204)
@@ -239,7 +239,7 @@ def _add_cancelling(router: APIRouter, *, noun: str, kind: str, state_type: type
     def cancel_operation(id: JobId, request: Request) -> JSONResponse:  # noqa: A002 - the path's own name
         """A queued operation ends at once, a running one at its next step, an ended one stays as it is."""
         state = read_state(request, state_type)
-        _job_of_kind(state, id, noun=noun, kind=kind)
+        job_of_kind(state, id, noun=noun, kind=kind)
         return JSONResponse(envelope(state.jobs.request_cancel(id)), headers={"Cache-Control": "no-store"})
 
 
@@ -257,14 +257,14 @@ def _add_retrying(router: APIRouter, *, noun: str, kind: str, state_type: type[S
     async def retry_operation(id: JobId, request: Request) -> JSONResponse:  # noqa: A002 - the path's own name
         """Queue a new operation with the inputs of one that failed or was cancelled, which stays as it is."""
         state = read_state(request, state_type)
-        job = await asyncio.to_thread(_job_of_kind, state, id, noun=noun, kind=kind)
+        job = await asyncio.to_thread(job_of_kind, state, id, noun=noun, kind=kind)
         if job.state not in {"failed", "cancelled"}:
             raise ConflictError(f"{id} is {job.state}; only what failed or was cancelled can be asked for again.")
         idempotency = _idempotency_key(request, route=f"{noun}/{id}/retry", fingerprint=job.spec_digest)
         return await _queue_job(state, noun=noun, kind=kind, job_id=new_id_like(id), spec=job.spec, idempotency=idempotency)
 
 
-def _job_of_kind(state: JobsState, job_id: str, *, noun: str, kind: str) -> Job:
+def job_of_kind(state: JobsState, job_id: str, *, noun: str, kind: str) -> Job:
     """The job behind a resource; NotFoundError when there is none, or when it is of another kind."""
     absent = NotFoundError(f"There is no {job_id!r} among the {noun}.")
     try:

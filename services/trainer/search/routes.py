@@ -21,7 +21,7 @@ from services.trainer.training_inputs import modules_of, require_inputs
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import new_id
 from shared.errors import ConflictError, NotFoundError
-from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, operation_routes
+from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
 
@@ -98,14 +98,7 @@ def _search_fields(state: TrainerState, job: Job) -> dict[str, Any]:
 
 def _search(state: TrainerState, job_id: str) -> Job:
     """A search's job; NotFoundError where there is none."""
-    absent = NotFoundError(f"There is no {job_id!r} among the searches.")
-    try:
-        job = state.jobs.get(job_id)
-    except NotFoundError as error:
-        raise absent from error
-    if job.kind != "search":
-        raise absent
-    return job
+    return job_of_kind(state, job_id, noun="searches", kind="search")
 
 
 def _applied(search_id: str, body: ApplyRequest, state: TrainerState) -> TrainingSpec:
