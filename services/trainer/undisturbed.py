@@ -1,23 +1,20 @@
-"""A look at a model while it learns, after which the training goes on as if nobody had looked."""
+"""The model that a training would leave now, swapped in for a look on its way; whoever looks keeps random streams (`measure` does)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
-from shared.diffusion.random_streams import GlobalStreams
 
 
 @contextmanager
 def undisturbed(run: Run, model: Model) -> Iterator[None]:
-    """The model as the run would leave it now, from the averaged weights; afterwards weights and random streams are as they were."""
-    streams = GlobalStreams().state()
-    with run.averaged(), torch.no_grad():
+    """The averaged weights while inside; afterwards those that learn, bit for bit, and nothing derived from either is remembered."""
+    try:
+        with run.averaged():
+            model.weights_changed()
+            yield
+    finally:
         model.weights_changed()
-        yield
-    model.weights_changed()
-    GlobalStreams().restore(streams)

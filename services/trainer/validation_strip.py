@@ -7,13 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from services.trainer.undisturbed import undisturbed
 from services.trainer.uploads import Uploads
 from shared.diffusion.checkpoint_store import FOLDER
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
+from shared.diffusion.undisturbed import undisturbed
 from shared.errors import InvalidRequestError
 from shared.imaging.png import encode_png
 from shared.storage import ObjectStore
@@ -43,7 +43,7 @@ class ValidationStrip:
 
     def draw(self, run: Run) -> bytes:
         """The strip of the run as it is now, as PNG."""
-        with undisturbed(run, self._model):
+        with run.averaged(), undisturbed(self._model):
             images_NHW = generate_images(
                 self._model, self._prompts, images_per_prompt=1, seed=self._seed, steps=STEPS, guidance=self._guidance
             )

@@ -17,7 +17,7 @@ from shared.diffusion.generation import BatchObserver, batch_size, draw_in_batch
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Conditioning, Model
 from shared.diffusion.noise import image_seed
-from shared.diffusion.random_streams import GlobalStreams
+from shared.diffusion.undisturbed import undisturbed
 from shared.errors import ConflictError
 from shared.memorization.agreements import Images
 from shared.memorization.distances import Floats
@@ -141,23 +141,6 @@ def measure(
     model: Model, reference: Reference, effort: Effort, rewards: Sequence[Reward], on_batch: BatchObserver = lambda _count: None
 ) -> dict[str, Estimate]:
     """Each reward's figure by its name, of one evaluation; model and random streams are left as they were."""
-    with undisturbed(model), torch.no_grad():
+    with undisturbed(model):
         evaluation = Evaluation(model, reference, effort, on_batch)
         return {reward.name: reward(evaluation) for reward in rewards}
-
-
-@contextmanager
-def undisturbed(model: Model) -> Iterator[None]:
-    """Look at a model in the middle of its training: nothing drops out, and the training goes on as if nobody had looked."""
-    streams = GlobalStreams().state()
-    modes = {module: module.training for part in (model.unet, model.text_encoder, model.vae) for module in part.modules()}
-    for module in modes:
-        module.training = False
-    model.weights_changed()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        model.weights_changed()
-        GlobalStreams().restore(streams)
