@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Final
 
-from shared.errors import JobCancelledError, NotFoundError, UnavailableError
+from shared.errors import AlreadyExistsError, JobCancelledError, NotFoundError, UnavailableError
 from shared.jobs.context import JobContext
 from shared.jobs.executor import EXIT_INTERRUPTED, Executor
 from shared.jobs.leases import LEASE, new_owner
@@ -76,7 +76,11 @@ class Parts:
         try:
             return self._records.get(job_id)
         except NotFoundError:
+            pass
+        try:
             return self._records.create(job_id=job_id, kind=self._kind, spec=dict(spec), trace_id=self._context.trace_id)
+        except AlreadyExistsError:  # an attempt that is not quite gone was faster by a moment
+            return self._records.get(job_id)
 
     def _settle_exit(self, job_id: str, code: int) -> Job:
         """After a process ended: nothing is left to do, or the job is put back."""

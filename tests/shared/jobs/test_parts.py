@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.errors import JobCancelledError
+from shared.errors import JobCancelledError, NotFoundError
 from shared.jobs.context import JobContext
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 from shared.jobs.parts import Parts, opened_executor, settle_parts
@@ -71,6 +71,21 @@ def test_part_is_made_once_and_taken_back_from_an_older_attempt_without_a_loss(w
     assert taken.lease_owner != made.lease_owner
     store.succeed(job_id="job_1-a", attempt=2, result={"done": True})
     assert first.claim("job_1-a", {}).result == {"done": True}
+
+
+def test_part_that_an_older_attempt_makes_meanwhile_is_taken_over(
+    whole: JobContext, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = store.get
+
+    def gets(job_id: str) -> Job:
+        monkeypatch.setattr(store, "get", get)
+        store.create(job_id=job_id, kind="steps", spec={"n": 1})
+        raise NotFoundError("It was not there when it was asked for.")
+
+    monkeypatch.setattr(store, "get", gets)
+    claimed = parts_of(whole, store, Scripted(lambda _job: 0)).claim("job_1-a", {"n": 2})
+    assert (claimed.spec, claimed.state, claimed.attempt) == ({"n": 1}, "running", 1)
 
 
 def test_parts_end_settled_or_wait_again_and_a_loss_is_counted(whole: JobContext, store: JobStore) -> None:
