@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from services.trainer.search.pruning import goes_on
 from services.trainer.search.rules import Rules
 from services.trainer.search.search_spec import SearchSpec
 from services.trainer.search.space import Space
 from services.trainer.search.suggestions import suggest
 from services.trainer.search.summary import summarise
 from services.trainer.search.trial import Rung, Trial
+from services.trainer.search.verdicts import goes_on_by
 from shared.memorization.rewards.names import Direction
 from shared.memorization.statistics import Estimate
 
@@ -57,10 +57,7 @@ class SearchLoop:
         trial = self._trials[number]
         rungs = [rung for rung in trial.rungs if rung.step != step]
         self._trials[number] = trial.model_copy(update={"rungs": [*rungs, Rung(step=step, values=dict(values))]})
-        if self.rules.pruning is None:
-            return True
-        at_rung = [rung.values for other in others for rung in other.rungs if rung.step == step]
-        return goes_on(values, at_rung, self.rules.objectives, self.rules.pruning, self.rules.constraints)
+        return goes_on_by(self.rules, values, [rung.values for other in others for rung in other.rungs if rung.step == step])
 
     def settle(self, trial: Trial) -> None:
         """A trial is over, or known better: it takes the place of what was known under its number."""

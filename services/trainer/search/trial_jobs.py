@@ -5,33 +5,29 @@ Everything that a rung says is in the store before the training goes on: killed 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from services.trainer.preflight import MemoryShortageError
-from services.trainer.search.front import dominated
-from services.trainer.search.pruning import goes_on
+from services.trainer.search.measurement import measured
 from services.trainer.search.reference_files import ReferenceFiles
 from services.trainer.search.rules import Rules, figures
 from services.trainer.search.rung_files import JudgedRung, RungFiles
 from services.trainer.search.trial import Rung, Trial
+from services.trainer.search.trial_records import finished_trials
 from services.trainer.search.trial_spec import TrialSpec
+from services.trainer.search.verdicts import goes_on_by, is_on_front
 from services.trainer.training_jobs import Attempt, Look, learning
 from services.trainer.training_progress import Progress
-from services.trainer.undisturbed import undisturbed
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
-from shared.errors import ConflictError
 from shared.jobs.context import JobContext
-from shared.memorization.rewards.evaluation import measure
+from shared.jobs.records import JobStore
+from shared.jobs.worker import patiently
 from shared.memorization.rewards.reference import Reference
-from shared.memorization.rewards.registry import open_rewards
 from shared.memorization.statistics import Estimate
 from shared.storage import ObjectStore, open_store
 
@@ -119,8 +115,8 @@ class _Trial:
         progress.read_losses()  # a diverged training says so by its own name
         done = progress.done_before + run.step
         self.context.report(done, progress.total, f"measuring after step {run.step}")
-        with undisturbed(run, model), self._stopping(model):
-            values = self._measured(model)
+        with run.averaged():
+            values = measured("trial", model, self._reference, self.spec.spec, self.context.check_cancelled)
         judged = JudgedRung(
             rung=Rung(step=run.step, values=values),
             goes_on=self._goes_on(run.step, values),
@@ -131,15 +127,6 @@ class _Trial:
         self.context.report(done, progress.total, f"measured after step {run.step}", rung=run.step)
         return judged
 
-    def _measured(self, model: Model) -> dict[str, Estimate]:
-        """All figures that the search asks for."""
-        spec = self.spec.spec
-        values = measure(model, self._reference, spec.evaluation, open_rewards(spec.rewards))
-        for name, estimate in values.items():
-            if not all(map(math.isfinite, (estimate["value"], estimate["low"], estimate["high"]))):
-                raise ConflictError(f"The trial's {name} is no finite number; its training may have diverged.")
-        return values
-
     @cached_property
     def _reference(self) -> Reference:
         """What the search made for all trials; it is the same at every rung."""
@@ -147,23 +134,13 @@ class _Trial:
         dataset = catalog.get("dataset", self.spec.training.dataset)
         return ReferenceFiles(self.attempt.patient_store, self.spec.search, self.attempt.scratch).read(dataset, catalog=catalog)
 
-    @contextmanager
-    def _stopping(self, model: Model) -> Iterator[None]:
-        """Have a measurement stop within one pass of the denoiser when the trial is cancelled."""
-        hook = model.unet.register_forward_pre_hook(lambda *_told: self.context.check_cancelled())
-        try:
-            yield
-        finally:
-            hook.remove()
-
     def _goes_on(self, step: int, values: dict[str, Estimate]) -> bool:
-        """Whether the training goes on from a rung; after its last step, whether its model is on the front of those so far."""
-        others = [rung.values for rung in self.files.of_others(self.spec.number, step)]
+        """Whether the training goes on from a rung; after its last step, whether its model is on the front of those so far.
+
+        There only trials that are over count: one that was measured may yet fail, and would leave the front without a model.
+        """
         if step < self.spec.training.steps:
-            pruning = self.rules.pruning
-            return pruning is None or goes_on(values, others, self.rules.objectives, pruning, self.rules.constraints)
-        points = [figures(measured) for measured in (values, *others)]
-        if not self.rules.keeps_bounds(points[0]):
-            return False
-        losses_NK = np.array([self.rules.losses(point) for point in points if self.rules.keeps_bounds(point)])
-        return not bool(dominated(losses_NK)[0])
+            return goes_on_by(self.rules, values, [rung.values for rung in self.files.of_others(self.spec.number, step)])
+        with closing(JobStore(self.context.settings.sql_url)) as records:
+            finished = patiently(lambda: finished_trials(records, self.spec.search))
+        return is_on_front(self.rules, figures(values), [trial.figures() for trial in finished])

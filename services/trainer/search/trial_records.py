@@ -13,10 +13,16 @@ def read_trials(records: JobStore, rungs: RungFiles, search: str) -> list[Trial]
     return [read_trial(job, rungs) for job in records.beginning_with(trial_jobs_of(search), kind=KIND)]
 
 
+def finished_trials(records: JobStore, search: str) -> list[Trial]:
+    """Those that came to the end of their training and whose jobs are over: nothing takes that back."""
+    over = [job for job in records.beginning_with(trial_jobs_of(search), kind=KIND) if job.state == "succeeded"]
+    return [trial for trial in map(_outcome, over) if trial.state == "succeeded"]
+
+
 def read_trial(job: Job, rungs: RungFiles) -> Trial:
     """What is known of one trial."""
     if job.state == "succeeded":
-        return Trial.model_validate(job.result)
+        return _outcome(job)
     spec = TrialSpec.model_validate(job.spec)
     measured = rungs.of(spec.number)
     trial = Trial(
@@ -35,3 +41,7 @@ def read_trial(job: Job, rungs: RungFiles) -> Trial:
     if job.state == "cancelled":
         return trial.model_copy(update={"state": "cancelled", "reason": "It was cancelled."})
     return trial
+
+
+def _outcome(job: Job) -> Trial:
+    return Trial.model_validate(job.result)

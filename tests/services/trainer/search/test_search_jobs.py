@@ -14,7 +14,7 @@ import torch
 
 from services.trainer.app import JOB_KINDS
 from services.trainer.denoising_loss import DenoisingLoss
-from services.trainer.search import trial_jobs
+from services.trainer.search import measurement
 from services.trainer.search.search_files import SearchFiles
 from services.trainer.search.search_jobs import run_search
 from shared.catalog import new_id, open_catalog
@@ -167,10 +167,10 @@ def test_trials_that_fail_are_told_with_their_reasons_and_the_search_goes_on(
         return mock.patch.object(DenoisingLoss, "__call__", none_left)
 
     def exhausted() -> Any:
-        return mock.patch.object(trial_jobs, "measure", side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+        return mock.patch.object(measurement, "measure", side_effect=torch.OutOfMemoryError("CUDA out of memory"))
 
     def broken() -> Any:
-        return mock.patch.object(trial_jobs, "measure", side_effect=ZeroDivisionError("a defect"))
+        return mock.patch.object(measurement, "measure", side_effect=ZeroDivisionError("a defect"))
 
     few = search_spec(judging_home, trials=5, sampler="random", pruning=None, training={"steps": 1})
     job = context("search", new_id("job"), few)

@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from services.trainer import training_jobs
-from services.trainer.search import trial_jobs
+from services.trainer.search import measurement
 from services.trainer.search.reference_files import ReferenceFiles
 from services.trainer.search.rung_files import JudgedRung, RungFiles
 from services.trainer.search.search_spec import SearchSpec
 from services.trainer.search.space import Choice, Space
 from services.trainer.search.trial import Rung, Trial
 from services.trainer.search.trial_jobs import run_trial
-from services.trainer.search.trial_spec import TrialSpec
+from services.trainer.search.trial_spec import KIND, TrialSpec, trial_job_id
 from services.trainer.training_jobs import run_training
 from shared.catalog import new_id, open_catalog
 from shared.diffusion.optimisation import Run
 from shared.errors import ConflictError, InvalidRequestError, JobCancelledError
+from shared.jobs.records import JobStore
 from shared.memorization.rewards.evaluation import measure
 from shared.storage import open_store
 from tests.services.trainer.search.trials_here import search_spec
@@ -87,6 +88,20 @@ def judged(step: int, memorization: float, kid: float) -> JudgedRung:
     return JudgedRung(rung=Rung(step=step, values=values), goes_on=True, trainable_parameters=1, trainable_fraction=0.5, seconds=1.0)
 
 
+def begin_other(home: JudgingHome, memorization: float, kid: float, *, succeeds: bool) -> None:
+    """Trial 1, measured after its only step, and over."""
+    spec, last = trial_spec(home, 1, pruning=None, training={"steps": 1}), judged(1, memorization, kid)
+    rung_files(home).keep(1, last)
+    with closing(JobStore.open(home.settings)) as records:
+        job_id = records.create(job_id=trial_job_id(SEARCH, 1), kind=KIND, spec=spec.model_dump(mode="json")).id
+        records.claim_this(job_id, owner="test")
+        trial = Trial(number=1, choice=spec.choice, state="succeeded", rungs=[last.rung], values=last.rung.values, steps=1)
+        if succeeds:
+            records.succeed(job_id=job_id, attempt=1, result=trial.model_dump(mode="json"))
+        else:
+            records.fail(job_id=job_id, attempt=1, problem={"title": "A defect in Lethe", "status": 500})
+
+
 def test_measured_training_ends_with_the_bits_of_one_that_nobody_measured(
     begin: Callable[..., JobContext], context: MakeContext, judging_home: JudgingHome
 ) -> None:
@@ -116,7 +131,7 @@ def test_trial_behind_the_others_ends_at_its_rung_and_says_the_same_again(
     assert (first.state, first.steps, first.model, first.values) == ("pruned", 2, None, None)
     assert first.reason == "It was behind the others after step 2."
     with (
-        mock.patch.object(trial_jobs, "measure", side_effect=AssertionError),
+        mock.patch.object(measurement, "measure", side_effect=AssertionError),
         mock.patch.object(training_jobs.Attempt, "run", AssertionError),
     ):
         assert Trial.model_validate(run_trial(job)) == first
@@ -126,9 +141,17 @@ def test_trial_behind_the_others_ends_at_its_rung_and_says_the_same_again(
 def test_model_is_kept_of_a_trial_on_the_front_of_those_so_far(
     begin: Callable[..., JobContext], judging_home: JudgingHome, others: tuple[float, float], is_kept: bool
 ) -> None:
-    rung_files(judging_home).keep(1, judged(1, *others))
+    begin_other(judging_home, *others, succeeds=True)
     trial = Trial.model_validate(run_trial(begin(pruning=None, training={"steps": 1})))
     assert (trial.state, trial.model is not None) == ("succeeded", is_kept)
+
+
+def test_better_trial_that_fails_after_it_was_measured_costs_no_other_its_model(
+    begin: Callable[..., JobContext], judging_home: JudgingHome
+) -> None:
+    begin_other(judging_home, -10.0, -10.0, succeeds=False)
+    trial = Trial.model_validate(run_trial(begin(pruning=None, training={"steps": 1})))
+    assert (trial.state, trial.model is not None) == ("succeeded", True)
 
 
 def test_trial_that_breaks_a_bound_keeps_no_model(begin: Callable[..., JobContext]) -> None:
@@ -153,12 +176,12 @@ def test_diverged_weights_are_told_as_such_although_the_loss_is_a_number(begin: 
 
 def test_figure_that_is_no_number_fails_the_trial_by_its_name(begin: Callable[..., JobContext]) -> None:
     nothing = {"memorization": {"value": 0.5, "low": 0.1, "high": torch.inf, "n": 2}}
-    with mock.patch.object(trial_jobs, "measure", return_value=nothing), pytest.raises(ConflictError, match="memorization is no finite"):
+    with mock.patch.object(measurement, "measure", return_value=nothing), pytest.raises(ConflictError, match="memorization is no finite"):
         run_trial(begin(pruning=None, training={"steps": 1}))
 
 
 def test_trial_that_runs_out_of_memory_says_what_to_change(begin: Callable[..., JobContext]) -> None:
-    gone = mock.patch.object(trial_jobs, "measure", side_effect=torch.OutOfMemoryError)
+    gone = mock.patch.object(measurement, "measure", side_effect=torch.OutOfMemoryError)
     with gone, pytest.raises(InvalidRequestError, match="smaller batch_size") as caught:
         run_trial(begin(pruning=None, training={"steps": 1}))
     assert caught.value.field == "training.batch_size"
@@ -175,7 +198,7 @@ def test_measurement_stops_within_one_pass_of_a_cancellation(begin: Callable[...
         model.unet.register_forward_hook(cancel)
         return measure(model, *told)
 
-    with mock.patch.object(trial_jobs, "measure", begins), pytest.raises(JobCancelledError):
+    with mock.patch.object(measurement, "measure", begins), pytest.raises(JobCancelledError):
         run_trial(job)
     assert passes == [1]
     assert rung_files(judging_home).of(0) == []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from services.trainer import training_jobs
-from services.trainer.search import trial_jobs
+from services.trainer.search import measurement
 from services.trainer.search.rung_files import RungFiles
 from shared.catalog import Catalog
 from shared.memorization.rewards.evaluation import measure
@@ -66,7 +66,7 @@ def while_measuring(nth: int) -> Death:
             raise KilledError
         return measure(*told)
 
-    return lambda: mock.patch.object(trial_jobs, "measure", dies)
+    return lambda: mock.patch.object(measurement, "measure", dies)
 
 
 def after_measuring() -> AbstractContextManager[Any]:
