@@ -214,7 +214,7 @@ async def _until(store: JobStore, job_id: str, condition: Any) -> Job:
     return job
 
 
-def _tell_nobody(_step: int, _total: int, _message: str, **_values: Any) -> None:
+def _tell_nobody(_step: int, _total: int, _message: str, /, **_values: float) -> None:
     """Nobody watches the registration."""
 
 

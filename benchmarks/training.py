@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -194,7 +194,7 @@ def accelerate_loop(model: Model, films: TrainingSet, steps: int, seed: int) -> 
     average = EMAModel(model.unet.parameters(), decay=EMA_DECAY)
     unet, optimiser, data, rates = accelerator.prepare(model.unet, optimiser, data, rates)
     unet.train()
-    batches = iter(())
+    batches: Iterator[Any] = iter(())
 
     def step() -> None:
         nonlocal batches
