@@ -1,6 +1,6 @@
 """What all trials of a search are measured against: made once by the search, and read by every trial.
 
-searches/{search}/reference/…, and gallery.json beside them, which is written last
+searches/{search}/reference/…, gallery.json beside them, which is written last, and baselines.json once the base was measured
 """
 
 from __future__ import annotations
@@ -14,14 +14,25 @@ from typing import Any, Final
 
 from services.trainer.search.search_files import FOLDER
 from shared.catalog import Catalog, DatasetManifest
+from shared.errors import NotFoundError
+from shared.http.bodies import StrictSpec
 from shared.imaging.films import FilmTable
 from shared.memorization.galleries import build_gallery, gallery_of, load_gallery, read_films
 from shared.memorization.rewards.effort import Effort
 from shared.memorization.rewards.reference import Reference
+from shared.memorization.statistics import Estimate
 from shared.settings import Settings
 from shared.storage import ObjectStore
 
 _GALLERY: Final = "gallery.json"
+_BASELINES: Final = "baselines.json"
+
+
+class Baselines(StrictSpec):
+    """What trials are compared with: the untuned base's figures, and what real films score for images."""
+
+    base: dict[str, Estimate]
+    floors: dict[str, float]
 
 
 class ReferenceFiles:
@@ -63,6 +74,17 @@ class ReferenceFiles:
             for name in kept["files"]:
                 self._store.get_file(key=self._prefix + name, path=Path(folder) / name)
             return Reference.read(Path(folder), gallery, partial(read_films, FilmTable(catalog.fetch(dataset))))
+
+    def baselines(self) -> Baselines | None:
+        """What was measured; None before that."""
+        try:
+            return Baselines.model_validate_json(self._store.get(key=self._prefix + _BASELINES))
+        except NotFoundError:
+            return None
+
+    def keep_baselines(self, baselines: Baselines) -> None:
+        """Note what was measured, for all attempts."""
+        self._store.put(key=self._prefix + _BASELINES, data=baselines.model_dump_json().encode())
 
     def _keep(self, reference: Reference, gallery_id: str) -> None:
         with self._folder() as folder:

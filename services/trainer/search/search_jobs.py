@@ -8,33 +8,40 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
 import torch
 
+from services.trainer.control_films import refuse_controls
 from services.trainer.parameters.attention_modules import attention_modules
 from services.trainer.parameters.attention_names import in_order
+from services.trainer.preflight import MemoryShortageError
+from services.trainer.preparation import prepare
+from services.trainer.prompt_window import count_long_prompts
+from services.trainer.search.admission import of_training
+from services.trainer.search.leftovers import Leftovers
 from services.trainer.search.loop import SearchLoop
-from services.trainer.search.reference_files import ReferenceFiles
+from services.trainer.search.measurement import measured
+from services.trainer.search.reference_files import Baselines, ReferenceFiles
 from services.trainer.search.rung_files import RungFiles
 from services.trainer.search.search_files import SearchFiles
 from services.trainer.search.search_spec import SearchSpec
 from services.trainer.search.space import Space
 from services.trainer.search.trial import Trial
 from services.trainer.search.trial_records import read_trial, read_trials
-from services.trainer.search.trial_spec import KIND, TrialSpec, trial_job_id, trial_jobs_of
+from services.trainer.search.trial_spec import KIND, TrialSpec, trial_job_id
 from services.trainer.training_inputs import modules_of
+from services.trainer.training_jobs import open_model, read_training_set
 from services.trainer.training_spec import FoundBy
-from shared.catalog import Catalog, ModelManifest
+from shared.catalog import Catalog, DatasetManifest, ModelManifest
 from shared.catalog.manifests import NAME_LENGTH_MAX
-from shared.diffusion.checkpoint_store import CheckpointStore
 from shared.diffusion.model import Model
 from shared.errors import JobCancelledError, UnavailableError
 from shared.jobs.context import JobContext, JobInterruptedError, JobLostError
 from shared.jobs.executor import Executor
-from shared.jobs.parts import Parts, opened_executor, settle_parts
+from shared.jobs.parts import Parts, opened_executor
 from shared.jobs.records import Job, JobStore
 from shared.jobs.search_metrics import PREFIX
 from shared.memorization.rewards.names import Direction
@@ -58,6 +65,8 @@ def run_search(context: JobContext) -> dict[str, Any]:
             return search.run()
         except (JobInterruptedError, JobLostError):
             raise  # the next attempt goes on with the trials as they are
+        except UnavailableError as error:
+            raise JobLostError("Store or database did not answer for too long; the search goes on with its trials later.") from error
         except Exception:
             search.abandon()
             raise
@@ -78,39 +87,38 @@ class _Search:
         self.catalog = Catalog(self.store, home / "cache")
         self.rungs = RungFiles(self.store, context.id)
         self.files = SearchFiles(self.store)
+        self.leftovers = Leftovers(records, self.store, self.scratch)
         self.loop: SearchLoop | None = None
+        self.baselines: Baselines | None = None
 
     def run(self) -> dict[str, Any]:
         """All trials that are not over yet; answers the summary."""
-        self.forget(settle_parts(self.records, kind=KIND, whole="search", ended=self.context.ended_siblings()))
-        self._forget_ended()
-        dataset = self.catalog.get("dataset", self.spec.training.dataset)
-        self.context.report(0, self.spec.trials, "preparing what trials are measured against")
-        ReferenceFiles(self.store, self.context.id, self.scratch).make(
-            dataset,
-            self.spec.evaluation,
-            catalog=self.catalog,
-            settings=self.context.settings,
-            report=lambda _step, _total, message: self.context.advance(0, self.spec.trials, message),
-        )
+        self.leftovers.clear_away(self.context.ended_siblings())
+        base = self.catalog.get("model", self.spec.training.base)
         directions = {reward.name: reward.direction for reward in open_rewards(self.spec.rewards)}
-        space = Space.of(self.spec, self._modules(self.catalog.get("model", self.spec.training.base)))
+        space = Space.of(self.spec, self._modules(base))
+        self.baselines = self._prepared(base)
+        torch.cuda.empty_cache()  # trials are processes of their own, which need the room
         loop = self.loop = SearchLoop(space, self.spec, directions, read_trials(self.records, self.rungs, self.context.id))
         with opened_executor(self.context.settings, self.spec.parallel, worker_module=WORKER) as executor:
             _Trials(self, loop, directions, executor).run()
         return self.keep(loop)
 
+    def summary(self, loop: SearchLoop) -> dict[str, Any]:
+        """What was found so far."""
+        measured_once = self.baselines
+        return loop.summary() if measured_once is None else loop.summary(base=measured_once.base, floors=measured_once.floors)
+
     def keep(self, loop: SearchLoop) -> dict[str, Any]:
         """Have what was tried and found so far lie where people look; answers the summary."""
-        summary = loop.summary()
+        summary = self.summary(loop)
         self.files.keep(self.context.id, loop.trials, summary)
         return summary
 
     def abandon(self) -> None:
         """Settle what still runs of a search that ends without a result; what was found stays readable."""
         try:
-            settle_parts(self.records, kind=KIND, whole="search", ended={self.context.id})
-            self._forget_ended()
+            self.leftovers.clear_away({self.context.id})
             if self.loop is not None:
                 for trial in read_trials(self.records, self.rungs, self.context.id):
                     self.loop.settle(trial)
@@ -118,14 +126,42 @@ class _Search:
         except (UnavailableError, JobCancelledError) as error:  # the latter where the store is away and the wait for it ends
             _LOG.warning("trials of an ended search not cleared away", exc_info=error)
 
-    def forget(self, job_ids: Iterable[str]) -> None:
-        """Remove what trials without a result kept to go on from; those with one have done so."""
-        for job_id in job_ids:
-            CheckpointStore(self.store, job_id, scratch=self.scratch, keep=1).remove()
+    def _prepared(self, base: ModelManifest) -> Baselines:
+        """What trials are measured against and compared with, made unless that has happened.
 
-    def _forget_ended(self) -> None:
-        trials = self.records.beginning_with(trial_jobs_of(self.context.id), kind=KIND)
-        self.forget(trial.id for trial in trials if trial.state in {"failed", "cancelled"})
+        What every trial would be refused for, or could not be measured by, ends the search here.
+        """
+        files = ReferenceFiles(self.store, self.context.id, self.scratch)
+        if (known := files.baselines()) is not None:
+            return known
+        dataset, total = self.catalog.get("dataset", self.spec.training.dataset), self.spec.trials
+        self.context.report(0, total, "preparing what trials are measured against")
+        model = self._opened(dataset, base)
+        files.make(
+            dataset,
+            self.spec.evaluation,
+            catalog=self.catalog,
+            settings=self.context.settings,
+            report=lambda _step, _total, message: self.context.advance(0, total, message),
+        )
+        self.context.report(0, total, "measuring the base")
+        reference = files.read(dataset, catalog=self.catalog)
+        try:
+            figures = measured("base", model, reference, self.spec, self.context.check_cancelled)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise MemoryShortageError("Memory ran out while the base was measured; take a smaller base.", field="training.base") from error
+        files.keep_baselines(found := Baselines(base=figures, floors=reference.floors))
+        return found
+
+    def _opened(self, dataset: DatasetManifest, base: ModelManifest) -> Model:
+        """The base as every trial opens it, and with the films that each would learn from."""
+        training = self.spec.training
+        with of_training():
+            refuse_controls(dataset, base, self.catalog)
+            films = prepare(read_training_set(dataset, self.catalog), training).films
+            model = open_model(training, films, dataset, base, self.catalog)
+            count_long_prompts(model, films.prompts, truncate=training.truncate_prompts)
+        return model
 
     def _modules(self, base: ModelManifest) -> list[str]:
         """The base's attention modules; where its config does not show them, those that it has."""
@@ -146,7 +182,7 @@ class _Trials:
         self._directions = dict(directions)
         self._begun = deque(trial for trial in loop.trials if trial.state == "running")  # by this attempt or by one before
         self._measured: dict[str, Any] = {}
-        self._found = loop.summary()
+        self._found = search.summary(loop)
         self._parts = Parts(search.context, search.records, executor, kind=KIND, at_once=search.spec.parallel, tell=self._tell)
 
     def run(self) -> None:
@@ -166,6 +202,7 @@ class _Trials:
             if job.is_settled:  # by an attempt that was not quite gone
                 self._take(job)
             else:
+                self._loop.settle(read_trial(job, self._search.rungs))  # which may have made it too, with a choice of its own
                 self._keep()
                 self._report([job])
                 yield job_id
@@ -197,7 +234,7 @@ class _Trials:
             self._begun.append(trial)
             return
         if job.state != "succeeded":
-            self._search.forget([job.id])
+            self._search.leftovers.remove_checkpoints(job.id)
         self._keep()
         self._context.note_safe()
         _LOG.info("trial over", trial=trial.number, state=trial.state, reason=trial.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from shared.http.bodies import StrictSpec
 from shared.memorization.rewards.names import Direction
 
 KIND: Final = "trial"
+_JOB_ID: Final = re.compile(r"(.+)t\d{4}")
 
 
 class TrialSpec(StrictSpec):
@@ -35,3 +37,9 @@ def trial_job_id(search: str, number: int) -> str:
 def trial_jobs_of(search: str) -> str:
     """What the ids of all jobs of a search's trials begin with."""
     return f"{search}t"
+
+
+def search_of(job_id: str) -> str | None:
+    """The search that a trial's job belongs to; None where no trial's is called so."""
+    named = _JOB_ID.fullmatch(job_id)
+    return None if named is None else named[1]

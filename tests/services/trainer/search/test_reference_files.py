@@ -7,12 +7,12 @@ from unittest import mock
 
 import numpy as np
 
-from services.trainer.search.reference_files import ReferenceFiles
+from services.trainer.search.reference_files import Baselines, ReferenceFiles
 from shared.memorization import galleries
 from shared.memorization.galleries import gallery_of
 from shared.memorization.rewards.effort import Effort
 from shared.memorization.rewards.reference import Reference
-from shared.storage import open_store
+from shared.storage import DirectoryStore, open_store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,13 @@ def test_reference_is_read_as_it_was_made_and_made_once(judging_home: JudgingHom
     assert np.array_equal(first.real_features_ND, second.real_features_ND)
     assert (first.floors, first.edge_limit, first.controls.records) == (second.floors, second.edge_limit, second.controls.records)
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_baselines_are_read_as_they_were_kept(tmp_path: Path) -> None:
+    files = ReferenceFiles(DirectoryStore(tmp_path / "store"), "job_1", tmp_path / "scratch")
+    assert files.baselines() is None
+    files.keep_baselines(found := Baselines(base={"fid": {"value": 2.5, "low": 2.0, "high": 3.0, "n": 4}}, floors={"fid": 1.5}))
+    assert files.baselines() == found
 
 
 def test_data_set_without_a_gallery_gets_one_for_all_to_use(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -14,13 +15,15 @@ import torch
 
 from services.trainer.app import JOB_KINDS
 from services.trainer.denoising_loss import DenoisingLoss
-from services.trainer.search import measurement
+from services.trainer.search import measurement, search_jobs
+from services.trainer.search.reference_files import ReferenceFiles
 from services.trainer.search.search_files import SearchFiles
 from services.trainer.search.search_jobs import run_search
+from services.trainer.search.space import Choice
 from shared.catalog import new_id, open_catalog
-from shared.errors import JobCancelledError
+from shared.errors import InvalidRequestError, JobCancelledError, UnavailableError
 from shared.jobs import parts, worker
-from shared.jobs.context import JobContext, JobInterruptedError
+from shared.jobs.context import JobContext, JobInterruptedError, JobLostError
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity
 from shared.jobs.records import MAX_LOSSES, JobStore
 from shared.storage import open_store
@@ -97,6 +100,8 @@ def whole(shared_judging_home: JudgingHome, tmp_path_factory: pytest.TempPathFac
     assert result["recommended"]["trial"] in [point["trial"] for point in result["pareto"]]
     assert [steps for steps, _ in result["hypervolume"]][-1] == sum(trial.steps for trial in found)
     assert SearchFiles(open_store(home.settings)).summary(job.id) == json.loads(json.dumps(result))
+    assert set(result["base"]["values"]) == {"memorization", "kid"}
+    assert set(result["floors"]) >= {"kid"}
     assert reports[-1] == (4, 4)
     assert store.unsettled(kinds=["trial"]) == []
     assert left_behind(home) == []
@@ -245,8 +250,57 @@ def test_interruption_leaves_a_trial_for_the_next_attempt(context: MakeContext, 
     assert left_behind(judging_home)
     job._interrupted.clear()
     executor = TrialsHere(judging_home.settings)
-    search_with(executor, job)
+    with mock.patch.object(search_jobs, "measured", side_effect=AssertionError("the base was measured")):
+        search_with(executor, job)
     assert [number_of(job_id) for job_id in executor.submitted] == [1]
+
+
+def test_store_that_is_away_for_long_leaves_trials_for_the_next_attempt(context: MakeContext, judging_home: JudgingHome) -> None:
+    job = context("search", new_id("job"), search_spec(judging_home, trials=1, pruning=None, training={"steps": 1}))
+    away = mock.patch.object(SearchFiles, "keep", side_effect=UnavailableError("The object store does not answer."))
+    with away, pytest.raises(JobLostError):
+        search_with(TrialsHere(judging_home.settings), job)
+    with closing(JobStore(judging_home.settings.sql_url)) as records:
+        (begun,) = records.beginning_with(f"{job.id}t", kind="trial")
+    assert begun.state == "running"
+
+
+@pytest.mark.parametrize(
+    ("place", "what", "error", "field"),
+    [
+        (search_jobs, "refuse_controls", InvalidRequestError("controls", field="dataset"), "training.dataset"),
+        (search_jobs, "count_long_prompts", InvalidRequestError("long", field="truncate_prompts"), "training.truncate_prompts"),
+        (search_jobs, "open_rewards", InvalidRequestError("It cannot be opened."), None),
+        (search_jobs, "measured", torch.OutOfMemoryError("CUDA out of memory"), "training.base"),
+    ],
+)
+def test_what_every_trial_would_fail_by_ends_the_search_before_the_first(
+    context: MakeContext, judging_home: JudgingHome, place: Any, what: str, error: Exception, field: str | None
+) -> None:
+    job = context("search", new_id("job"), search_spec(judging_home, trials=1))
+    made = mock.patch.object(ReferenceFiles, "make", autospec=True, side_effect=ReferenceFiles.make)
+    with made as make, mock.patch.object(place, what, side_effect=error), pytest.raises(InvalidRequestError) as refused:
+        search_with(TrialsHere(judging_home.settings), job)
+    assert (refused.value.field, trials(judging_home, job.id)) == (field, [])
+    assert make.called == (what == "measured")
+
+
+def test_trial_that_an_older_attempt_made_meanwhile_is_told_with_its_own_choice(context: MakeContext, judging_home: JudgingHome) -> None:
+    job = context("search", new_id("job"), search_spec(judging_home, trials=1, pruning=None, training={"steps": 2}))
+    seen: list[Trial] = []
+    other = Choice(kind="attention", mask=[0, 1, 0, 0], learning_rate=1e-4)
+    told = search_jobs._Trials._told
+
+    def tells(self: Any, trial: Trial) -> dict[str, Any]:
+        return told(self, trial.model_copy(update={"choice": other}))
+
+    def begins() -> None:
+        seen.extend(trials(judging_home, job.id))
+        job.interrupt()
+
+    with mock.patch.object(search_jobs._Trials, "_told", tells), pytest.raises(JobInterruptedError):
+        search_with(Waiting(judging_home, 0, begins), job)
+    assert [trial.choice for trial in seen] == [other]
 
 
 def test_trials_belong_to_their_search_and_to_no_runner() -> None:
