@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,14 +142,22 @@ def _show(operation: Operation, *, as_json: bool) -> None:
         facts["front"] = ", ".join(str(point["trial"]) for point in found["pareto"]) or "nothing"
     point = found.get("recommended")
     if point:
-        values = ", ".join(f"{name} {value:.4g}" for name, value in point["values"].items())
         facts |= {
-            "recommended": f"trial {point['trial']}: {point['kind']} at {point['learning_rate']:.3g}, {values}",
+            "recommended": f"trial {point['trial']}: {point['kind']} at {point['learning_rate']:.3g}, {_figures(point['values'])}",
             "because": str(point["rule"]),
             "modules": ", ".join(point["blocks"]) or "none",
             "model": point["model"] or "not kept",
         }
+    if base := found.get("base"):
+        facts["untuned base"] = _figures(base["values"])
+        if floors := {name: floor for name, floor in found["floors"].items() if name in base["values"]}:
+            facts["real films"] = f"{_figures(floors)}; better cannot be told apart"
     print_facts(facts)
+
+
+def _figures(values: Mapping[str, float]) -> str:
+    """Figures by their names, in a row."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
 def _cells(operation: Operation) -> tuple[str, ...]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from services.trainer.search.trial import Trial
+
+Measured = tuple[float, float, float]  # a value, and between what it lies
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +27,10 @@ LINE: Final = "#d9d6d0"
 FRONT: Final = "#D55E00"  # with the kinds', colours of Okabe and Ito, which colour-blind eyes tell apart
 KIND_COLOURS: Final[Mapping[str, str]] = {"svdiff": "#0072B2", "diffit": "#009E73", "attention": "#CC79A7", "lora": "#E69F00"}
 OFF: Final = "#f1efea"
+BASE: Final = "#3a3a3a"
+FLOOR: Final = "#6f5c96"
 DOTS_PER_INCH: Final = 160
+KEPT: Final = 12  # pictures that are not drawn again: those of four searches
 ROWS_MAX: Final = 60  # of the picture of masks: more cannot be read
 MARGIN: Final = 0.25  # of the points' span, around them
 VALUE_COLUMNS: Final = 3.0  # how many modules' widths a value takes beside them
@@ -31,9 +39,12 @@ VALUE_COLUMNS: Final = 3.0  # how many modules' widths a value takes beside them
 _DRAWING: Final = Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
-    """What there is to be drawn of a search: the summary says what was searched for, the trials what was tried."""
+    """What there is to be drawn of a search: the summary says what was searched for, the trials what was tried.
+
+    Drawings of the same are equal.
+    """
 
     summary: Mapping[str, Any]
     trials: Sequence[Trial]
@@ -58,6 +69,28 @@ class Drawing:
         """The recommended trial's number."""
         point = self.summary["recommended"]
         return None if point is None else point["trial"]
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """What real films score for images, of the figures that have such a floor."""
+        return self.summary["floors"] or {}
+
+    @cached_property
+    def base(self) -> Mapping[str, Measured]:
+        """The figures of the untuned base; none where it was not measured."""
+        told = self.summary["base"] or {"values": {}, "intervals": {}}
+        return {name: (value, *told["intervals"][name]) for name, value in told["values"].items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Drawing) and self._digest == other._digest
+
+    def __hash__(self) -> int:
+        return hash(self._digest)
+
+    @cached_property
+    def _digest(self) -> bytes:
+        told = {"summary": self.summary, "trials": [trial.model_dump(mode="json") for trial in self.trials]}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
 
 
 def draw_front(drawing: Drawing) -> bytes:
@@ -112,6 +145,12 @@ PICTURES: Final[Mapping[str, Callable[[Drawing], bytes]]] = {
 }
 
 
+@lru_cache(maxsize=KEPT)
+def picture_of(name: str, drawing: Drawing) -> bytes:
+    """One of the pictures; as long as nothing new was found, the one that was drawn before."""
+    return PICTURES[name](drawing)
+
+
 def short_name(module: str) -> str:
     """down_blocks.0.attentions.1 → down 0.1, mid_block.attentions.0 → mid."""
     side, *rest = module.split(".")
@@ -158,6 +197,8 @@ def _draw_plane(axes: Axes, drawing: Drawing, across: str, upwards: str, *, join
         # What the front reaches: on the worse side of a point, at least its value.
         style = "steps-post" if directions[across] == "minimize" else "steps-pre"
         axes.plot(*_places(best, across, upwards), drawstyle=style, color=FRONT, linewidth=1.2, alpha=0.7, zorder=2.5)
+    _draw_base(axes, drawing, across, upwards)
+    _draw_floors(drawing, {across: axes.axvline, upwards: axes.axhline})
     for place, trial in enumerate(best):
         _draw_point(axes, trial, across, upwards, recommended=trial.number == drawing.recommended, above=place % 2 == 0)
     if best:
@@ -170,9 +211,10 @@ def _draw_plane(axes: Axes, drawing: Drawing, across: str, upwards: str, *, join
 
 
 def _frame(axes: Axes, drawing: Drawing, across: str, upwards: str) -> None:
-    """The frame is that of the points: intervals, which are wide where canaries are few, may leave it."""
+    """The frame is that of points, base and floors: intervals, which are wide where canaries are few, may leave it."""
     for name, limit in ((across, axes.set_xlim), (upwards, axes.set_ylim)):
         values = [_value(trial, name) for trial in drawing.measured]
+        values += [value for value in (drawing.floors.get(name), drawing.base.get(name, (None,))[0]) if value is not None]
         if values and (span := max(values) - min(values)) > 0:
             limit(min(values) - MARGIN * span, max(values) + MARGIN * span)
 
@@ -180,7 +222,8 @@ def _frame(axes: Axes, drawing: Drawing, across: str, upwards: str) -> None:
 def _draw_point(axes: Axes, trial: Trial, across: str, upwards: str, *, recommended: bool, above: bool) -> None:
     """A point of the front with its intervals and its number; those of neighbours stand on either side."""
     (x,), (y,) = _places([trial], across, upwards)
-    spans = [_span(trial, name) for name in (across, upwards)]
+    values = trial.values or {}
+    spans = [_span((values[name]["value"], values[name]["low"], values[name]["high"])) for name in (across, upwards)]
     axes.errorbar(x, y, xerr=spans[0], yerr=spans[1], fmt="none", ecolor=FRONT, elinewidth=0.8, alpha=0.45, zorder=2)
     axes.scatter([x], [y], s=46, color=FRONT, linewidths=0, zorder=3)
     if recommended:
@@ -189,8 +232,24 @@ def _draw_point(axes: Axes, trial: Trial, across: str, upwards: str, *, recommen
     axes.annotate(f"#{trial.number}", (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=8, color=INK, zorder=5)
 
 
+def _draw_base(axes: Axes, drawing: Drawing, across: str, upwards: str) -> None:
+    """The untuned base with its intervals, hollow: no trial is there."""
+    if not {across, upwards} <= drawing.base.keys():
+        return
+    x, y = drawing.base[across], drawing.base[upwards]
+    axes.errorbar(x[0], y[0], xerr=_span(x), yerr=_span(y), fmt="none", ecolor=BASE, elinewidth=0.8, alpha=0.45, zorder=2)
+    axes.scatter([x[0]], [y[0]], s=52, marker="D", facecolors=PAPER, edgecolors=BASE, linewidths=1.4, zorder=3, label="untuned base")
+
+
+def _draw_floors(drawing: Drawing, lines: Mapping[str, Callable[..., object]]) -> None:
+    """A dotted line where real films score as much, on the axis of each figure that has such a floor."""
+    for name, line in lines.items():
+        if name in drawing.floors:
+            line(drawing.floors[name], color=FLOOR, linestyle=":", linewidth=1.2, zorder=1.5, label=f"{name} of real films")
+
+
 def _draw_values(axes: Axes, drawing: Drawing) -> None:
-    """One objective: every finished trial in its order, and the best so far."""
+    """One objective: every finished trial in its order, the best so far, and the untuned base, which has no number, beside the first."""
     _plain(axes)
     ((name, direction),) = drawing.objectives
     best = min if direction == "minimize" else max
@@ -199,12 +258,20 @@ def _draw_values(axes: Axes, drawing: Drawing) -> None:
         axes.scatter([trial.number], [value], s=30, color=KIND_COLOURS[trial.choice.kind], linewidths=0, zorder=3)
         if trial.number == drawing.recommended:
             axes.scatter([trial.number], [value], s=150, facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
+    if name in drawing.base:
+        _draw_base_beside(axes, drawing.base[name])
+    _draw_floors(drawing, {name: axes.axhline})
     so_far = [best(values[: place + 1]) for place in range(len(values))]
     axes.step([trial.number for trial in drawing.measured], so_far, where="post", color=FRONT, linewidth=1.4, label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel(_axis(name, direction))
     if values:
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+
+
+def _draw_base_beside(axes: Axes, base: Measured) -> None:
+    axes.errorbar(-1, base[0], yerr=_span(base), fmt="none", ecolor=BASE, elinewidth=0.8, alpha=0.45, zorder=2)
+    axes.scatter([-1], [base[0]], s=52, marker="D", facecolors=PAPER, edgecolors=BASE, linewidths=1.4, zorder=3, label="untuned base")
 
 
 def _draw_grid(axes: Axes, drawing: Drawing, trials: Sequence[Trial], *, left_out: int) -> None:
@@ -271,10 +338,10 @@ def _value(trial: Trial, name: str) -> float:
     return trial.figures().get(name, math.nan)
 
 
-def _span(trial: Trial, name: str) -> list[list[float]]:
+def _span(estimate: Measured) -> list[list[float]]:
     """How far an interval reaches below and above its value, as error bars are told."""
-    estimate = (trial.values or {})[name]
-    return [[max(0.0, estimate["value"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["value"])]]
+    value, low, high = estimate
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
 def _axis(name: str, direction: str) -> str:

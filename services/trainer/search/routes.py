@@ -12,7 +12,7 @@ from starlette.responses import Response
 from services.trainer.html_pages import HEADERS
 from services.trainer.search.admission import admit_search, of_training, require_fitting_films
 from services.trainer.search.applied import applied_training, point_of, require_same_modules
-from services.trainer.search.pictures import PICTURES, Drawing
+from services.trainer.search.pictures import Drawing, picture_of
 from services.trainer.search.schemas import ApplyRequest, PictureName, SearchRequest, Trials
 from services.trainer.search.search_page import render_search
 from services.trainer.search.search_spec import SearchSpec
@@ -66,7 +66,7 @@ def search_routes() -> APIRouter:
         summary = state.search_files.summary(_search(state, id).id)
         if summary is None:
             raise NotFoundError(f"{id} has no trial that is over; there is nothing to be drawn yet.")
-        png = PICTURES[picture](Drawing(summary, state.search_files.trials(id)))
+        png = picture_of(picture, Drawing(summary, state.search_files.trials(id)))
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, no-store"})
 
     @router.post(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from services.trainer.bar_charts import share_chart
 from services.trainer.html_pages import page_template
-from services.trainer.search.pictures import PICTURES, Drawing, short_name
+from services.trainer.search.pictures import PICTURES, Drawing, picture_of, short_name
 from services.trainer.search.search_spec import Constraint, SearchSpec
 from services.trainer.search.trial import Trial
 from shared.jobs.records import Job
@@ -36,9 +36,10 @@ def render_search(job: Job, summary: Mapping[str, Any] | None, trials: Sequence[
         steps=sum(trial.steps for trial in trials),
         share=found["hypervolume"][-1][1] if found["hypervolume"] else None,
         columns=[(name, _better(found["objectives"].get(name))) for name in spec.rewards],
+        beside=[] if summary is None else _beside_trials(summary, spec),
         front=[_point(point, trials) for point in found["pareto"]],
         recommended=None if found["recommended"] is None else _point(found["recommended"], trials) | {"rule": found["recommended"]["rule"]},
-        pictures={} if drawing is None else {name: _inline(draw(drawing)) for name, draw in PICTURES.items()},
+        pictures={} if drawing is None else {name: _inline(picture_of(name, drawing)) for name in PICTURES},
         modules=[] if summary is None else [(short_name(module), module) for module in summary["modules"]],
         importance=[] if summary is None else _importance(summary),
         importance_lacks=None if summary is None else summary["importance"]["reason"],
@@ -73,6 +74,19 @@ def _point(point: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
         "fraction": point["trainable_fraction"],
         "model": point["model"],
     }
+
+
+def _beside_trials(summary: Mapping[str, Any], spec: SearchSpec) -> list[dict[str, Any]]:
+    """What trials are held against, as rows: the untuned base, and real films in the place of images."""
+    base, floors = summary["base"], summary["floors"] or {}
+    rows: list[tuple[str, dict[str, tuple[str, str]], str]] = []
+    if base is not None:
+        rows.append(
+            ("untuned base", {name: _figure(value, base["intervals"][name]) for name, value in base["values"].items()}, spec.training.base)
+        )
+    if floors.keys() & set(spec.rewards):
+        rows.append(("real films", {name: (f"{value:.4g}", "floor") for name, value in floors.items()}, ""))
+    return [{"what": what, "cells": [told.get(name, ("", "")) for name in spec.rewards], "model": model} for what, told, model in rows]
 
 
 def _importance(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

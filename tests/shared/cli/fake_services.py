@@ -74,6 +74,8 @@ POINTS = [
 FOUND = {
     "pareto": POINTS,
     "recommended": POINTS[1] | {"rule": "the point nearest to the best"},
+    "base": {"values": {"memorization": 0.125, "fid": 44.0}, "intervals": {"memorization": [0.0, 0.25], "fid": [40.0, 50.0]}},
+    "floors": {"fid": 1.5, "kid": 0.5},
     "trials": {"running": 0, "succeeded": 2, "pruned": 1, "failed": 1, "cancelled": 0},
 }
 SEARCH = operation("search", "job_3", name="ward", spec={"objectives": ["memorization", "fid"], "trials": 4}, result=FOUND)

@@ -49,6 +49,8 @@ def test_trials_are_listed_with_masks_figures_and_marks(lethe: Lethe) -> None:
 def test_searches_are_shown_listed_and_cancelled(lethe: Lethe) -> None:
     assert lethe("search", "show", "job_3") == 0
     assert "because" in lethe.out
+    assert "memorization 0.125, fid 44" in lethe.out
+    assert "fid 1.5; better cannot be told apart" in lethe.out
     assert lethe("search", "show", "job_3", "--json") == 0
     assert json.loads(lethe.out)["id"] == "job_3"
     assert lethe("search", "list") == 0

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
-from services.trainer.search.pictures import FRONT, KIND_COLOURS, PICTURES, ROWS_MAX, Drawing, short_name
+from services.trainer.search import pictures
+from services.trainer.search.pictures import BASE, FLOOR, FRONT, KIND_COLOURS, PICTURES, ROWS_MAX, Drawing, picture_of, short_name
 from tests.services.trainer.search.finished import finished
 
 
@@ -27,6 +28,43 @@ def coloured(png: bytes, colour: str) -> int:
 def test_front_is_drawn_for_one_objective_and_for_more(objectives: list[str]) -> None:
     png = PICTURES["front"](Drawing(*finished(objectives=objectives)))
     assert coloured(png, FRONT) > 100
+
+
+@pytest.mark.parametrize("objectives", [["memorization"], ["memorization", "finding_agreement"]])
+def test_base_and_floor_are_drawn_where_they_were_measured(objectives: list[str]) -> None:
+    summary, trials = finished(objectives=objectives)
+    middle = {name: summary["pareto"][0]["values"][name] for name in objectives}
+    base = {"values": middle, "intervals": {name: [value, value] for name, value in middle.items()}}
+    floors = {objectives[-1]: middle[objectives[-1]]}
+    for found, told, colours in ((None, None, (0, 0)), (base, None, (1, 0)), (None, floors, (0, 1)), (None, {"fid": 0.25}, (0, 0))):
+        png = PICTURES["front"](Drawing(summary | {"base": found, "floors": told}, trials))
+        assert (coloured(png, BASE) > 0, coloured(png, FLOOR) > 0) == colours
+
+
+def test_frame_takes_in_a_base_that_lies_beyond_all_trials() -> None:
+    summary, trials = finished()
+    far = {"values": {"memorization": 9.0, "finding_agreement": -9.0}, "intervals": {}}
+    far["intervals"] = {name: [value, value] for name, value in far["values"].items()}
+    near = Drawing(summary, trials), Drawing(summary | {"base": far}, trials)
+    dots = [np.argwhere((pixels(PICTURES["front"](drawing))[:600] == np.array(ImageColor.getrgb(FRONT))).all(2)) for drawing in near]
+    assert np.ptp(dots[1][:, 1]) < np.ptp(dots[0][:, 1]) / 3  # the front is a corner now
+
+
+def test_picture_is_drawn_again_only_when_something_new_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Drawing] = []
+
+    def draw(drawing: Drawing) -> bytes:
+        drawn.append(drawing)
+        return b"%d" % len(drawn)
+
+    monkeypatch.setattr(pictures, "PICTURES", {"front": draw, "masks": draw})
+    picture_of.cache_clear()
+    summary, trials = finished()
+    assert [picture_of("front", Drawing(dict(summary), list(trials))) for _ in range(3)] == [b"1"] * 3
+    assert picture_of("masks", Drawing(summary, trials)) == b"2"
+    assert picture_of("front", Drawing(summary, trials[:-1])) == b"3"
+    assert picture_of("front", Drawing(summary | {"steps": 1}, trials)) == b"4"
+    picture_of.cache_clear()
 
 
 def test_front_of_three_objectives_has_two_panels() -> None:

@@ -42,6 +42,20 @@ def test_page_tells_front_recommendation_pictures_and_failures() -> None:
     assert not re.search(r"(src|href)=\"(?!data:image/png)", page)
 
 
+def test_page_tells_the_untuned_base_and_the_floors_of_what_was_measured() -> None:
+    summary, trials = finished()
+    base = {
+        "values": {"memorization": 0.125, "finding_agreement": 0.25},
+        "intervals": {"memorization": [0.1, 0.2], "finding_agreement": [0, 1]},
+    }
+    told = words(render_search(job(), summary | {"base": base, "floors": {"finding_agreement": 0.75, "kid": 0.5}}, trials))
+    assert "untuned base 0.125 0.1 – 0.2 0.25 0 – 1 mdl_1" in told
+    assert "real films 0.75 floor" in told
+    told = words(render_search(job(), summary | {"base": None, "floors": {"fid": 0.25}}, trials))
+    assert "untuned base" not in told
+    assert "floor" not in told
+
+
 def test_page_of_enough_trials_says_which_choices_matter() -> None:
     summary, trials = finished(trials=14)
     told = words(render_search(job(), summary, trials))
