@@ -46,13 +46,15 @@ def search_routes() -> APIRouter:
     @router.get("/v1/searches/{id}/trials", summary="List what a search tried")
     def list_trials(id: JobId, state: State) -> Trials:  # noqa: A002
         """Every trial with its choice, its state and what was measured, at rungs too."""
-        return Trials(trials=state.search_files.trials(_search(state, id).id))
+        job = _search(state, id)
+        return Trials(trials=state.search_files.trials(id, is_settled=job.is_settled))
 
     @router.get("/v1/searches/{id}/report", summary="Look at a search", response_class=HTMLResponse)
     def get_report(id: JobId, state: State) -> HTMLResponse:  # noqa: A002
         """Front, recommended point, masks, hypervolume and importance on one self-contained page; while it runs, those so far."""
         job = _search(state, id)
-        page = render_search(job, state.search_files.summary(id), state.search_files.trials(id))
+        files, is_settled = state.search_files, job.is_settled
+        page = render_search(job, files.summary(id, is_settled=is_settled), files.trials(id, is_settled=is_settled))
         return HTMLResponse(page, headers=HEADERS)
 
     @router.get(
@@ -63,10 +65,11 @@ def search_routes() -> APIRouter:
     )
     def get_picture(id: JobId, picture: PictureName, state: State) -> Response:  # noqa: A002
         """The front, the masks that were tried, or the front's hypervolume over training steps, as PNG."""
-        summary = state.search_files.summary(_search(state, id).id)
+        files, is_settled = state.search_files, _search(state, id).is_settled
+        summary = files.summary(id, is_settled=is_settled)
         if summary is None:
             raise NotFoundError(f"{id} has no trial that is over; there is nothing to be drawn yet.")
-        png = picture_of(picture, Drawing(summary, state.search_files.trials(id)))
+        png = picture_of(picture, Drawing(summary, files.trials(id, is_settled=is_settled)))
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, no-store"})
 
     @router.post(
@@ -92,7 +95,7 @@ def search_routes() -> APIRouter:
 
 def _search_fields(state: TrainerState, job: Job) -> dict[str, Any]:
     """Its name and spec, and until it has a result what was found so far."""
-    summary = state.search_files.summary(job.id) if job.result is None else None
+    summary = state.search_files.summary(job.id, is_settled=job.is_settled) if job.result is None else None
     return {"name": job.spec["training"]["name"], "dataset": job.spec["training"]["dataset"], "spec": job.spec, "so_far": summary}
 
 
@@ -103,11 +106,12 @@ def _search(state: TrainerState, job_id: str) -> Job:
 
 def _applied(search_id: str, body: ApplyRequest, state: TrainerState) -> TrainingSpec:
     """The training that applying a point means, fit to be queued."""
-    search = SearchSpec.model_validate(_search(state, search_id).spec)
-    summary = state.search_files.summary(search_id)
+    job = _search(state, search_id)
+    search, files = SearchSpec.model_validate(job.spec), state.search_files
+    summary = files.summary(search_id, is_settled=job.is_settled)
     if summary is None:
         raise ConflictError(f"No trial of {search_id} is over yet; there is nothing to apply.")
-    trial = point_of(summary, state.search_files.trials(search_id), body.trial, search_id)
+    trial = point_of(summary, files.trials(search_id, is_settled=job.is_settled), body.trial, search_id)
     modules = summary["modules"]
     with of_training():
         training = applied_training(search, modules, trial, body.wishes, search_id)

@@ -14,19 +14,29 @@ FOLDER: Final = "searches"
 
 
 class SearchFiles:
-    """The files of searches; the ids are those of job records."""
+    """The files of searches; the ids are those of job records.
+
+    A search whose process died may be settled before another one writes what became of its trials: none of them runs any more.
+    """
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    def summary(self, search_id: str) -> dict[str, Any] | None:
+    def summary(self, search_id: str, *, is_settled: bool) -> dict[str, Any] | None:
         """What was found so far; None before the first trial is over."""
         summary: dict[str, Any] | None = self._read(f"{FOLDER}/{search_id}/summary.json")
-        return summary
+        if summary is None or not is_settled:
+            return summary
+        counts = summary["trials"]
+        return summary | {"trials": counts | {"running": 0, "cancelled": counts["cancelled"] + counts["running"]}}
 
-    def trials(self, search_id: str) -> list[Trial]:
+    def trials(self, search_id: str, *, is_settled: bool) -> list[Trial]:
         """All trials so far, in the order of their numbers."""
-        return [Trial.model_validate(trial) for trial in self._read(f"{FOLDER}/{search_id}/trials.json") or []]
+        trials = [Trial.model_validate(trial) for trial in self._read(f"{FOLDER}/{search_id}/trials.json") or []]
+        if not is_settled:
+            return trials
+        ended = {"state": "cancelled", "reason": "It ended with its search."}
+        return [trial.model_copy(update=ended) if trial.state == "running" else trial for trial in trials]
 
     def keep(self, search_id: str, trials: Sequence[Trial], summary: Mapping[str, Any]) -> None:
         """Write both anew."""

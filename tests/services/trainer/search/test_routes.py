@@ -171,6 +171,14 @@ async def test_search_is_looked_at_while_it_runs(trainer: Trainer, search: str) 
         assert (png.headers["content-type"], png.content[:4]) == ("image/png", b"\x89PNG")
 
 
+async def test_nothing_runs_of_a_search_that_was_cancelled_while_nobody_ran_it(trainer: Trainer, search: str) -> None:
+    path = f"/v1/searches/{search}"
+    assert (await trainer.client.post(f"{path}/cancel")).json()["state"] == "cancelled"
+    trials = (await trainer.client.get(f"{path}/trials")).json()["trials"]
+    assert [trial["state"] for trial in trials[9:]] == ["pruned", "failed", "cancelled"]
+    assert (await trainer.client.get(path)).json()["so_far"]["trials"]["running"] == 0
+
+
 async def test_what_is_no_search_has_nothing_to_look_at(trainer: Trainer) -> None:
     begun = (await trainer.client.post("/v1/searches", json=body(trainer))).json()["id"]
     assert (await trainer.client.get(f"/v1/searches/{begun}/trials")).json() == {"trials": []}

@@ -59,7 +59,7 @@ def search_with(executor: TrialsHere, job: JobContext) -> dict[str, Any]:
 
 
 def trials(home: JudgingHome, job_id: str) -> list[Trial]:
-    return SearchFiles(open_store(home.settings)).trials(job_id)
+    return SearchFiles(open_store(home.settings)).trials(job_id, is_settled=False)
 
 
 def outcome(home: JudgingHome, job_id: str) -> list[tuple[dict[str, Any], dict[str, str]]]:
@@ -99,7 +99,7 @@ def whole(shared_judging_home: JudgingHome, tmp_path_factory: pytest.TempPathFac
     assert all(trial.model == f"mdl_{job.id.removeprefix('job_')}t{trial.number:04d}" for trial in found if trial.model is not None)
     assert result["recommended"]["trial"] in [point["trial"] for point in result["pareto"]]
     assert [steps for steps, _ in result["hypervolume"]][-1] == sum(trial.steps for trial in found)
-    assert SearchFiles(open_store(home.settings)).summary(job.id) == json.loads(json.dumps(result))
+    assert SearchFiles(open_store(home.settings)).summary(job.id, is_settled=True) == json.loads(json.dumps(result))
     assert set(result["base"]["values"]) == {"memorization", "kid"}
     assert set(result["floors"]) >= {"kid"}
     assert reports[-1] == (4, 4)
@@ -233,7 +233,7 @@ def test_cancellation_keeps_what_was_found_and_settles_what_ran(
         search_with(Waiting(judging_home, 1, job._cancelled.set), job)
     first, second = trials(judging_home, job.id)
     assert (first.state, second.state, second.reason) == ("succeeded", "cancelled", "It was cancelled.")
-    summary = SearchFiles(open_store(judging_home.settings)).summary(job.id)
+    summary = SearchFiles(open_store(judging_home.settings)).summary(job.id, is_settled=False)
     assert summary is not None
     assert [point["trial"] for point in summary["pareto"]] == [0]
     assert summary["trials"]["cancelled"] == 1
