@@ -152,6 +152,7 @@ def checkpointing(folder: Path, bystander: Bystander, steps: int, every: int) ->
     try:
         yield training.of_phase("denoiser"), kept, progress
         uploads.wait(PATIENCE_SECONDS)
+        progress(steps, steps, "denoiser", torch.zeros(()))  # for what arrived after the last step was told
     finally:
         uploads.close()
 
