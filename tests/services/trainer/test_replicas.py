@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,16 @@ def trainers(records: JobStore, tmp_path: Path) -> Iterator[list[ServiceProcess]
         yield made
 
 
+@pytest.fixture
+def stopped() -> Iterator[list[psutil.Process]]:
+    """Processes that a test stops, ended after it: a child that is stopped before it could ask to die with its parent outlives it."""
+    processes: list[psutil.Process] = []
+    yield processes
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def register(trainer: ServiceProcess, number: int) -> str:
     """Ask a trainer for a data set, under a key of its own."""
     answer = httpx.post(
@@ -57,15 +67,17 @@ def register(trainer: ServiceProcess, number: int) -> str:
     return created
 
 
-def held_while_it_stands_still(trainer: ServiceProcess, records: JobStore, job_ids: list[str]) -> list[str]:
+def held_while_it_stands_still(trainer: ServiceProcess, records: JobStore, job_ids: list[str], stopped: list[psutil.Process]) -> list[str]:
     """Stop a trainer and its children in their tracks, and tell what it holds; it goes on if that is nothing."""
     assert trainer.process is not None
-    processes = [psutil.Process(trainer.process.pid), *psutil.Process(trainer.process.pid).children()]
-    for process in processes:
+    whole = psutil.Process(trainer.process.pid)
+    whole.suspend()  # first, so that it begets no child that is not stopped
+    stopped[:] = [whole, *whole.children()]
+    for process in stopped[1:]:
         process.suspend()
     held = [job_id for job_id in job_ids if f"/{trainer.process.pid}/" in (records.get(job_id).lease_owner or "")]
     if not held:
-        for process in processes:
+        for process in stopped:
             process.resume()
     return held
 
@@ -77,7 +89,7 @@ def runs(records: JobStore, job_id: str) -> list[int]:
 
 
 def test_two_trainers_share_the_work_and_one_finishes_what_the_other_held(
-    trainers: list[ServiceProcess], records: JobStore, capfd: pytest.CaptureFixture[str]
+    trainers: list[ServiceProcess], records: JobStore, stopped: list[psutil.Process], capfd: pytest.CaptureFixture[str]
 ) -> None:
     first, second = trainers
     for trainer in trainers:
@@ -92,7 +104,7 @@ def test_two_trainers_share_the_work_and_one_finishes_what_the_other_held(
     held: list[str] = []
 
     def holds_something() -> bool:
-        held.extend(held_while_it_stands_still(first, records, ids))
+        held.extend(held_while_it_stands_still(first, records, ids, stopped))
         return bool(held)
 
     first.wait_until(holds_something)
