@@ -60,6 +60,18 @@ def test_filter_and_captions_that_were_found_come_along_unless_others_are_wished
     assert (other.batch_filter, other.captions) == (None, found.captions)
 
 
+def test_ensemble_may_go_by_the_filter_that_was_found_and_by_the_searchs_steps() -> None:
+    told = {"vary": {"batch_filter": [None, {"kind": "magnitude"}]}}
+    told["training"] = {"name": "find", "dataset": "dst_1", "base": "mdl_1", "steps": 5000}
+    wish = {"ensemble": {"kind": "iet", "shards": 20, "rounds": 100, "redistribute": 0.05}}
+    spec = applied(trial_of(**told), wish, **told)
+    assert spec.ensemble is not None
+    assert (spec.ensemble.redistribute, spec.steps) == (0.05, 5000)
+    with pytest.raises(InvalidRequestError, match="batch_filter") as refused:
+        applied(trial_of(), {"ensemble": {"kind": "iet", "redistribute": 0.05}})
+    assert refused.value.field == "ensemble"
+
+
 def test_wishes_that_do_not_go_with_what_was_found_are_refused_by_field() -> None:
     with pytest.raises(InvalidRequestError) as refused:
         applied(trial_of(), {"text_encoder": "train"})
