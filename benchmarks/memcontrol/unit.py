@@ -24,7 +24,6 @@ from services.trainer.denoising_loss import DenoisingLoss, Recipe
 from services.trainer.parameters.learning_parameters import merge_learnt
 from services.trainer.preparation import prepare
 from services.trainer.training_spec import TrainingSpec
-from services.trainer.undisturbed import undisturbed
 from shared.catalog.digests import content_digest
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
@@ -123,7 +122,7 @@ def _train(unit: Unit, rungs: Sequence[int], goes_on: GoesOn) -> Outcome:
         run.advance_until(step)
         seconds += time.process_time() - began
         is_last = step == spec.steps
-        with undisturbed(run, model):
+        with run.averaged():
             values = _measured(unit, model, (*OBJECTIVES, COPIES) if is_last else OBJECTIVES)
         if is_last:
             break

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from services.trainer.search.front import Floats, crowding, ranks
-from services.trainer.search.rules import figures, losses, violations
+from services.trainer.search.rules import excess_spans, figures, losses, violations
 from services.trainer.search.search_spec import Constraint, Pruning
 from shared.memorization.rewards.names import Direction
 from shared.memorization.statistics import Estimate
@@ -54,8 +54,5 @@ def _places(
 
 def _broken(points: Sequence[Mapping[str, float]], constraints: Sequence[Constraint]) -> Floats:
     """How far each point breaks its bounds, 0 where it keeps them; every bound's excess counts in spans of its own, whatever its unit."""
-    broken_N = np.zeros(len(points))
-    excesses_NC = np.array([list(violations(point, constraints).values()) for point in points]).reshape(len(points), -1).clip(min=0.0)
-    for excess_N in excesses_NC.T:
-        broken_N += excess_N / (float(np.ptp(excess_N)) or 1.0)  # of one excess alone, all are as far
-    return broken_N
+    spans = excess_spans(points, constraints)
+    return np.array([sum(max(0.0, excess) / spans[name] for name, excess in violations(point, constraints).items()) for point in points])

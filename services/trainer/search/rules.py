@@ -63,6 +63,15 @@ def violations(values: Figures, constraints: Sequence[Constraint]) -> dict[str, 
     return {str(constraint): _excess(values[constraint.reward], constraint) for constraint in constraints}
 
 
+def excess_spans(points: Sequence[Figures], constraints: Sequence[Constraint]) -> dict[str, float]:
+    """How far points spread beyond each bound: what excesses are divided by where several bounds, each in its own unit, are summed."""
+    spans: dict[str, float] = {}
+    for constraint in constraints:
+        beyond = [max(0.0, _excess(point[constraint.reward], constraint)) for point in points]
+        spans[str(constraint)] = (max(beyond) - min(beyond) if beyond else 0.0) or 1.0  # of one excess alone, all are as far
+    return spans
+
+
 def figures(values: Mapping[str, Estimate]) -> dict[str, float]:
     """Estimates without their intervals."""
     return {name: estimate["value"] for name, estimate in values.items()}

@@ -5,7 +5,7 @@ optuna's study is rebuilt from the trials for every question, so that whatever w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from services.trainer.search.rules import Rules, figures
+from services.trainer.search.rules import Rules, excess_spans, figures
 from services.trainer.search.space import Axis, Choice, Space
 from services.trainer.search.trial import Trial
 from services.trainer.search.warm_starts import warm_starts
@@ -95,13 +95,14 @@ def _told(space: Space, history: Sequence[Trial], rules: Rules) -> list[FrozenTr
     ended = 0
     idle = _idle_axes(space, rules)
     middles = {name: axis.options // 2 for name, axis in idle.items()}
+    spans = excess_spans([trial.figures() for trial in history if trial.state == "succeeded"], rules.constraints)
     for trial in sorted(history, key=lambda trial: trial.number):
         taken = space.genes(trial.choice)
         distributions = {name: _distribution(axis) for name, axis in (idle | dict(space.axes(taken))).items()}
         genes = middles | taken
         if trial.state == "succeeded":
             generation, ended = ended // _population(rules), ended + 1
-            told.append(_complete(trial, genes, distributions, rules, generation))
+            told.append(_complete(trial, genes, distributions, rules, spans, generation))
         elif trial.state == "running":
             # TPE takes it for a poor one until it is known to be good (constant liar), so that trials side by side differ.
             told.append(create_trial(state=TrialState.RUNNING, params=genes, distributions=distributions))
@@ -111,12 +112,18 @@ def _told(space: Space, history: Sequence[Trial], rules: Rules) -> list[FrozenTr
 
 
 def _complete(
-    trial: Trial, genes: dict[str, int], distributions: dict[str, BaseDistribution], rules: Rules, generation: int
+    trial: Trial,
+    genes: dict[str, int],
+    distributions: dict[str, BaseDistribution],
+    rules: Rules,
+    spans: Mapping[str, float],
+    generation: int,
 ) -> FrozenTrial:
+    """A trial that came to its end; samplers sum by how much it breaks bounds, so each counts in its own span."""
     measured = trial.figures()
     return create_trial(
         values=rules.losses(measured),
-        constraints=rules.violations(measured),
+        constraints={name: excess / spans[name] for name, excess in rules.violations(measured).items()},
         params=genes,
         distributions=distributions,
         system_attrs={GENERATION_KEY: generation},

@@ -22,7 +22,6 @@ from services.trainer.search.trial_spec import TrialSpec
 from services.trainer.search.verdicts import goes_on_by, is_on_front
 from services.trainer.training_jobs import Attempt, Look, learning
 from services.trainer.training_progress import Progress
-from services.trainer.undisturbed import undisturbed
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Run
 from shared.jobs.context import JobContext
@@ -116,7 +115,7 @@ class _Trial:
         progress.read_losses()  # a diverged training says so by its own name
         done = progress.done_before + run.step
         self.context.report(done, progress.total, f"measuring after step {run.step}")
-        with undisturbed(run, model):
+        with run.averaged():
             values = measured("trial", model, self._reference, self.spec.spec, self.context.check_cancelled)
         judged = JudgedRung(
             rung=Rung(step=run.step, values=values),

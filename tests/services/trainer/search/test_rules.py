@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.trainer.search.rules import Rules, figures
+from services.trainer.search.rules import Rules, excess_spans, figures
 from tests.services.trainer.search.toy import DIRECTIONS, estimates, spec_of
 
 CONSTRAINTS = [{"reward": "copy_rate", "at_most": 0.2}, {"reward": "finding_agreement", "at_least": 0.5}]
@@ -23,6 +23,14 @@ def test_two_bounds_on_one_reward_make_a_band() -> None:
     band = [{"reward": "memorization", "at_most": 0.2}, {"reward": "memorization", "at_least": 0.1}]
     rules = Rules.of(spec_of(constraints=band), DIRECTIONS)
     assert [rules.keeps_bounds({"memorization": value}) for value in (0.05, 0.15, 0.25)] == [False, True, False]
+
+
+def test_excesses_are_told_in_spans_of_their_own() -> None:
+    rules = Rules.of(spec_of(constraints=CONSTRAINTS), DIRECTIONS)
+    points = [{"copy_rate": rate, "finding_agreement": agreement} for rate, agreement in ((0.1, 0.9), (0.6, 0.5), (0.4, 0.1))]
+    assert list(excess_spans(points, rules.constraints).values()) == [0.39999999999999997, 0.4]
+    assert list(excess_spans(points[:1], rules.constraints).values()) == [1.0, 1.0]  # where nothing is broken, or nothing known
+    assert list(excess_spans([], rules.constraints).values()) == [1.0, 1.0]
 
 
 def test_figures_are_estimates_without_intervals() -> None:
