@@ -26,13 +26,17 @@ def goes_on(
     rule: Pruning,
     constraints: Sequence[Constraint] = (),
 ) -> bool:
-    """Whether a trial is among those kept of all that reached its rung; `directions` are the objectives'.
+    """Whether a trial is among those kept of all that reached its rung, or no other dominates it; `directions` are the objectives'.
 
-    Nothing is ended until enough others were seen there. Of equal trials neither is behind the other.
+    Nothing is ended until enough others were seen there. Of equal trials neither is behind the other. One with a low rate lags in
+    quality at a rung, and memorizes least there: where it ends is not known yet.
     """
     if len(others_at_rung) < rule.startup:
         return True
     places = _places([figures(each) for each in (values, *others_at_rung)], directions, constraints)
+    broken, rank, _ = places[0]
+    if broken == 0 and rank == 0:
+        return True
     ahead = sum(place < places[0] for place in places[1:])
     return ahead < math.ceil(rule.keep * len(places))
 

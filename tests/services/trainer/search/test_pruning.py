@@ -54,10 +54,17 @@ def test_with_several_objectives_dominated_trials_are_ended() -> None:
 
 
 def test_among_equals_in_rank_the_crowded_are_ended() -> None:
-    others = [estimates(both(*point)) for point in [(0.0, 0.0), (1.0, 1.0), (0.2, 0.2)]]
+    others = [estimates(both(*point)) for point in [(0.0, 0.0), (1.0, 1.0), (0.2, 0.2), (-1.0, 2.0)]]  # the last one dominates all
     rule = Pruning(rungs=[0.5], keep=0.75, startup=3)
     assert goes_on(estimates(both(0.6, 0.6)), others, TWO, rule)
     assert not goes_on(estimates(both(0.1, 0.1)), [*others, estimates(both(0.12, 0.12))], TWO, Pruning(rungs=[0.5], keep=0.5, startup=3))
+
+
+def test_what_no_other_dominates_goes_on_however_crowded() -> None:
+    others = [estimates(both(point, point)) for point in (0.0, 0.09, 0.11, 0.12, 1.0)]
+    rule = Pruning(rungs=[0.5], keep=0.2, startup=3)
+    assert goes_on(estimates(both(0.1, 0.1)), others, TWO, rule)
+    assert not goes_on(estimates(both(0.1, 0.08)), others, TWO, rule)
 
 
 def test_what_breaks_bounds_is_behind_what_keeps_them() -> None:
