@@ -149,10 +149,8 @@ def opened_executor(settings: Settings, parallel: int, *, worker_module: str) ->
         executor.close(grace=STOP_GRACE)
 
 
-def settle_parts(records: JobStore, *, kind: str, whole: str, ended: Collection[str]) -> list[str]:
-    """Settle what waits or runs of the parts of jobs that ended; answers their ids. `whole` is where a part's spec names its job."""
-    left = [job for job in records.unsettled(kinds=[kind]) if job.spec[whole] in ended]
-    for job in left:
-        if records.request_cancel(job.id).state == "running":
+def settle_parts(records: JobStore, *, kind: str, whole: str, ended: Collection[str]) -> None:
+    """Settle what waits or runs of the parts of jobs that ended. `whole` is where a part's spec names its job."""
+    for job in records.unsettled(kinds=[kind]):
+        if job.spec[whole] in ended and records.request_cancel(job.id).state == "running":
             records.cancelled(job_id=job.id, attempt=job.attempt)
-    return [job.id for job in left]
