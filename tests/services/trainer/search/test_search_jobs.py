@@ -335,10 +335,7 @@ async def test_processes_that_are_killed_and_cancelled_leave_what_was_found(
         jobs.store.request_cancel(begun.id)
         job = await jobs.settled(begun.id)
     assert (job.state, job.attempt) == ("cancelled", 3)
-    stopped = trial_jobs_in("cancelled")
-    assert {number: (trial.message, trial.step < 150) for number, trial in stopped.items()} == dict.fromkeys(
-        (1, 2), ("training the denoiser", True)
-    )
+    assert {number: trial.step < 150 for number, trial in trial_jobs_in("cancelled").items()} == {1: True, 2: True}
     assert [trial.attempt for trial in trial_jobs_in("succeeded").values()] == [1]
     assert [trial.state for trial in trials(judging_home, begun.id)] == ["succeeded", "cancelled", "cancelled"]
     assert left_behind(judging_home) == []
