@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
-from shared.errors import AlreadyExistsError, NotFoundError, SaturatedError, UnavailableError
+from shared.database import Database, prepare_schema
+from shared.errors import AlreadyExistsError, NotFoundError, SaturatedError
 from shared.jobs.failures import lost_too_often
 from shared.jobs.idempotency import KEPT_FOR, IdempotencyKey, IdempotencyKeyReusedError, canonical_digest
 from shared.jobs.leases import LEASE, owner_is_gone
-from shared.jobs.tables import EVENTS, IDEMPOTENCY, JOBS, open_engine, prepare_tables, writing
+from shared.jobs.tables import EVENTS, IDEMPOTENCY, JOB_SCHEMA, JOBS
 from shared.settings import Settings
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -93,8 +91,7 @@ class JobStore:
     """All job records behind one database; safe to share between threads."""
 
     def __init__(self, url: str) -> None:
-        self._reads = open_engine(url)
-        self._writes = writing(self._reads)
+        self._database = Database(url)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -105,22 +102,22 @@ class JobStore:
 
     def prepare(self) -> None:
         """Make the tables, or bring them to the newest version."""
-        prepare_tables(self._reads)
+        prepare_schema(self._database.engine, JOB_SCHEMA)
 
     def close(self) -> None:
         """Close all connections."""
-        self._reads.dispose()
+        self._database.close()
 
     def ping(self) -> None:
         """Ask the database something small; UnavailableError when it does not answer."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             connection.execute(select(func.count()).select_from(JOBS).where(JOBS.c.id == ""))
 
     # ── creating and reading ──
 
     def create(self, *, job_id: str, kind: str, spec: dict[str, Any], trace_id: str | None = None) -> Job:
         """Queue a job; SaturatedError when the queue of its kind is full."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _insert_job(connection, job_id=job_id, kind=kind, spec=spec, trace_id=trace_id)
 
     def create_once(
@@ -138,7 +135,7 @@ class JobStore:
         if stored is not None:
             return stored
         try:
-            with self._writing() as connection:
+            with self._database.writing() as connection:
                 job = _insert_job(connection, job_id=job_id, kind=kind, spec=spec, trace_id=trace_id)
                 response = response_of(job)
                 _remember(connection, idempotency, job=job, response=response)
@@ -153,7 +150,7 @@ class JobStore:
     def get(self, job_id: str) -> Job:
         """One job; NotFoundError when there is none."""
         if "\0" not in job_id:  # which PostgreSQL refuses to look for
-            with self._reading() as connection:
+            with self._database.reading() as connection:
                 row = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
             if row is not None:
                 return _job_of(row)
@@ -162,7 +159,7 @@ class JobStore:
     def list(self, *, kinds: Collection[str], page_size: int = 50, before: str | None = None) -> Sequence[Job]:
         """Up to `page_size` jobs of these kinds, newest first, after the one named by `before`."""
         wanted = select(JOBS).where(JOBS.c.kind.in_(kinds)).order_by(JOBS.c.created.desc(), JOBS.c.id.desc()).limit(page_size)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             if before is not None:
                 created = connection.scalar(select(JOBS.c.created).where(JOBS.c.id == before))
                 if created is None:
@@ -173,25 +170,25 @@ class JobStore:
     def unsettled(self, *, kinds: Collection[str]) -> Sequence[Job]:
         """All jobs of these kinds that wait or run."""
         wanted = select(JOBS).where(JOBS.c.kind.in_(kinds), JOBS.c.state.in_(["queued", "running"])).order_by(JOBS.c.created, JOBS.c.id)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [_job_of(row) for row in connection.execute(wanted)]
 
     def beginning_with(self, prefix: str, *, kind: str) -> Sequence[Job]:
         """All jobs of a kind whose ids begin so, in the order of their ids: the parts of another job."""
         wanted = select(JOBS).where(JOBS.c.kind == kind, JOBS.c.id.startswith(prefix, autoescape=True)).order_by(JOBS.c.id)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [_job_of(row) for row in connection.execute(wanted)]
 
     def events_since(self, job_id: str, sequence: int = 0) -> Sequence[JobEvent]:
         """The kept events of a job after number `sequence`, oldest first."""
         wanted = select(EVENTS).where(EVENTS.c.job_id == job_id, EVENTS.c.sequence > sequence).order_by(EVENTS.c.sequence)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return [JobEvent(sequence=row.sequence, name=row.name, data=row.data) for row in connection.execute(wanted)]
 
     def counts(self, kinds: Collection[str]) -> JobCounts:
         """How many jobs of these kinds there are, for metrics and readiness."""
         counted = select(JOBS.c.kind, JOBS.c.state, func.count().label("n"), func.min(JOBS.c.created).label("oldest"))
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(counted.where(JOBS.c.kind.in_(kinds)).group_by(JOBS.c.kind, JOBS.c.state)).all()
         return JobCounts(
             by_kind_and_state={(row.kind, row.state): row.n for row in rows},
@@ -205,7 +202,7 @@ class JobStore:
         oldest = select(JOBS.c.id, JOBS.c.version).where(JOBS.c.kind.in_(kinds), JOBS.c.state == "queued")
         oldest = oldest.order_by(JOBS.c.created, JOBS.c.id).limit(1)
         while True:
-            with self._reading() as connection:
+            with self._database.reading() as connection:
                 candidate = connection.execute(oldest).one_or_none()
             if candidate is None:
                 return None
@@ -221,14 +218,14 @@ class JobStore:
         """Renew the leases of running jobs; answers those that the owner still holds."""
         now = _now()
         renew = update(JOBS).where(JOBS.c.id.in_(job_ids), JOBS.c.state == "running", JOBS.c.lease_owner == owner)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             rows = connection.execute(renew.values(lease_expires=now + lease, heartbeat=now).returning(JOBS)).all()
         return [_job_of(row) for row in rows]
 
     def requeue_lost(self, *, kinds: Collection[str]) -> Sequence[Job]:
         """Take back running jobs whose lease ran out or whose service process is gone; answers them as they are now."""
         now = _now()
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             running = [_job_of(row) for row in connection.execute(select(JOBS).where(JOBS.c.kind.in_(kinds), JOBS.c.state == "running"))]
         lost = [job for job in running if job.lease_expires is None or job.lease_expires < now or owner_is_gone(job.lease_owner or "")]
         taken = (self.release(job_id=job.id, attempt=job.attempt, lost=True, lease_expires=job.lease_expires) for job in lost)
@@ -239,7 +236,7 @@ class JobStore:
 
         Answers None when the job moved on meanwhile. With `lease_expires`, only if the lease was not renewed since it was read.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             # The row stays locked until the end: a heartbeat or a cancellation in between would be overwritten.
             row = connection.execute(select(JOBS).where(JOBS.c.id == job_id, *_held(attempt)).with_for_update()).one_or_none()
             if row is None or (lease_expires is not None and row.lease_expires != lease_expires):
@@ -265,7 +262,7 @@ class JobStore:
 
     def report(self, *, job_id: str, attempt: int, step: int, total: int, message: str, reported: dict[str, Any]) -> Job | None:
         """Write progress; None when this attempt no longer holds the job."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _change(
                 connection,
                 job_id,
@@ -279,22 +276,22 @@ class JobStore:
 
     def forget_losses(self, *, job_id: str, attempt: int) -> None:
         """Begin the retry budget anew: this attempt has made progress that the next one goes on from."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(update(JOBS).where(JOBS.c.id == job_id, *_held(attempt)).values(losses=0))
 
     def succeed(self, *, job_id: str, attempt: int, result: dict[str, Any]) -> bool:
         """Settle a job with its result; False when this attempt no longer holds it."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _settle(connection, job_id, attempt, state="succeeded", result=result) is not None
 
     def fail(self, *, job_id: str, attempt: int, problem: dict[str, Any]) -> bool:
         """Settle a job with the problem that ended it; False when this attempt no longer holds it."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _settle(connection, job_id, attempt, state="failed", problem=problem) is not None
 
     def cancelled(self, *, job_id: str, attempt: int) -> bool:
         """Settle a running job as cancelled; False when this attempt no longer holds it."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _settle(connection, job_id, attempt, state="cancelled") is not None
 
     def forget_settled(self, *, kind: str, prefixes: Collection[str]) -> None:
@@ -302,14 +299,14 @@ class JobStore:
         if not prefixes:
             return
         of_these = or_(*(JOBS.c.id.startswith(prefix, autoescape=True) for prefix in prefixes))
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             connection.execute(delete(JOBS).where(JOBS.c.kind == kind, of_these, JOBS.c.state.in_(SETTLED)))
 
     # ── the caller ──
 
     def request_cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, ask a running one to stop, leave a settled one as it is."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             job = _change(connection, job_id, JOBS.c.state == "queued", event="end", state="cancelled", cancel_requested=True, ended=_now())
             if job is None:
                 job = _change(
@@ -327,7 +324,7 @@ class JobStore:
     def _take(self, job_id: str, *conditions: ColumnElement[bool], owner: str, lease: timedelta) -> Job | None:
         """Make a queued job a running one of this owner's."""
         now = _now()
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             return _change(
                 connection,
                 job_id,
@@ -342,18 +339,6 @@ class JobStore:
                 started=now,
             )
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
-        with _available(), self._reads.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction that writes."""
-        with _available(), self._writes.begin() as connection:
-            yield connection
-
     def _stored_response(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
         """The response stored under a key that is still kept; IdempotencyKeyReusedError when it belongs to another body."""
         wanted = select(IDEMPOTENCY).where(
@@ -361,7 +346,7 @@ class JobStore:
             IDEMPOTENCY.c.key == idempotency.key,
             IDEMPOTENCY.c.created > _now() - KEPT_FOR,
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(wanted).one_or_none()
         if row is None:
             return None
@@ -369,15 +354,6 @@ class JobStore:
             raise IdempotencyKeyReusedError("This Idempotency-Key was used before with another body; send a new key.")
         response: dict[str, Any] = row.response
         return response
-
-
-@contextmanager
-def _available() -> Iterator[None]:
-    """Tell a database that does not answer apart from defects."""
-    try:
-        yield
-    except (OperationalError, InterfaceError, SqlTimeoutError) as error:
-        raise UnavailableError("The job database does not answer; try again later.") from error
 
 
 def _insert_job(connection: Connection, *, job_id: str, kind: str, spec: dict[str, Any], trace_id: str | None) -> Job:

@@ -91,7 +91,7 @@ class JobRunner:
         """Why this service should get no more work: empty when all is well."""
         reasons = []
         if self._failing:
-            reasons.append("the job database does not answer")
+            reasons.append("the database does not answer")
         if self._capacity is None:
             reasons.append("what runs the jobs does not answer")
         if self._queued >= MAX_QUEUED:

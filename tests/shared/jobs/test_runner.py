@@ -224,7 +224,7 @@ async def test_database_that_is_away_shows_in_readiness_and_comes_back(
         with monkeypatch.context() as patch:
             patch.setattr(store, "claim", away)
             await until(runner.not_ready)
-            assert runner.not_ready() == ["the job database does not answer"]
+            assert runner.not_ready() == ["the database does not answer"]
         await until(lambda: runner.not_ready() == [])
         store.create(job_id="job_1", kind="quick", spec={})
         await until(settled(store, "job_1"))

@@ -1,0 +1,119 @@
+"""The one way to the SQL database: SQLite in a file, or PostgreSQL; transactions whose failures have one name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as SqlTimeoutError
+
+from shared.errors import UnavailableError
+from shared.settings import Settings
+
+# A writer waits this long for another one before the call fails; progress writes take milliseconds.
+_BUSY_TIMEOUT_SECONDS: Final = 15
+# What PostgreSQL leaves open-ended: a server that is away, a connection that hangs and a row that stays locked are told within seconds.
+_POSTGRESQL_OPTIONS: Final = {
+    "application_name": "lethe",
+    "connect_timeout": 5,
+    "tcp_user_timeout": _BUSY_TIMEOUT_SECONDS * 1000,
+    "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS}s -c idle_in_transaction_session_timeout=60s",
+}
+_PSYCOPG: Final = "postgresql+psycopg"
+_DRIVERS: Final = {"sqlite": "sqlite", "postgres": _PSYCOPG, "postgresql": _PSYCOPG, _PSYCOPG: _PSYCOPG}
+
+
+class Database:
+    """One database and its connections; safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = open_engine(url)
+        self._writes = writing(self.engine)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """The database that the settings name; nothing is sent before the first transaction."""
+        return cls(settings.sql_url)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def ping(self) -> None:
+        """Ask the database something small; UnavailableError when it does not answer."""
+        with self.reading() as connection:
+            connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads; UnavailableError when the database does not answer."""
+        with named_failures(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes all or nothing; UnavailableError when the database does not answer."""
+        with named_failures(), self._writes.begin() as connection:
+            yield connection
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for the database URL; SQLite gets its folder, a busy timeout, foreign keys and early write locks."""
+    place = _read_url(url)
+    if place.drivername == "sqlite":
+        return _open_sqlite(place)
+    # Statements carry job specs, which may hold prompts: they must not appear in error messages.
+    options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in place.query}
+    return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+
+
+def _read_url(url: str) -> URL:
+    """The parts of a database URL; ValueError for one that Lethe cannot use, without the password that it may hold."""
+    try:
+        place = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError("LETHE_DATABASE_URL cannot be read; write it as postgresql://user:password@host:5432/database.") from None
+    if place.drivername not in _DRIVERS:
+        raise ValueError(f"LETHE_DATABASE_URL names {place.drivername!r}; job records live in sqlite or postgresql.")
+    return place.set(drivername=_DRIVERS[place.drivername])
+
+
+def _open_sqlite(place: URL) -> Engine:
+    """An engine for a SQLite file."""
+    engine = create_engine(place, hide_parameters=True)
+    if place.database:
+        Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def writing(engine: Engine) -> Engine:
+    """The same engine for transactions that write: on SQLite they take the write lock at once, so that none fails half-way."""
+    return engine.execution_options(lethe_writes=True)
+
+
+@contextmanager
+def named_failures() -> Iterator[None]:
+    """Tell a database that does not answer apart from defects."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, SqlTimeoutError) as error:
+        raise UnavailableError("The database does not answer; try again later.") from error
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    """Set what SQLite forgets with every connection."""
+    connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not where the driver guesses
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Begin a transaction, with the write lock when the engine was opened for writing."""
+    writes = connection.get_execution_options().get("lethe_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

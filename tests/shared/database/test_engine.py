@@ -1,0 +1,70 @@
+"""The database: spoken to in one way, patient for a while, and silent about values and passwords."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from traceback import format_exception
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from shared.database import Database, open_engine, writing
+from shared.errors import UnavailableError
+from shared.settings import Settings
+
+WORDS = Table("words", MetaData(), Column("id", Integer, primary_key=True), Column("text", String(64)))
+
+
+def test_what_a_transaction_wrote_is_read_back_and_a_failed_one_leaves_nothing(tmp_path: Path) -> None:
+    database = Database.open(Settings(home=tmp_path))
+    database.ping()
+    WORDS.create(database.engine)
+    with database.writing() as connection:
+        connection.execute(insert(WORDS).values(id=1, text="kept"))
+    with pytest.raises(IntegrityError), database.writing() as connection:
+        connection.execute(insert(WORDS), [{"id": 2, "text": "dropped"}, {"id": 1, "text": "taken"}])
+    with database.reading() as connection:
+        assert connection.execute(select(WORDS.c.text)).scalars().all() == ["kept"]
+    database.close()
+
+
+def test_database_that_does_not_answer_is_unavailable(free_tcp_port: int) -> None:
+    database = Database(f"postgresql://lethe:open-sesame@127.0.0.1:{free_tcp_port}/lethe")
+    with pytest.raises(UnavailableError, match="database does not answer") as caught:
+        database.ping()
+    assert "open-sesame" not in str(caught.value)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:open-sesame@h/d", "postgresql://u:open-sesame@h/d", "postgresql+psycopg://u:open-sesame@h/d"]
+)
+def test_every_spelling_of_postgresql_is_spoken_with_psycopg(url: str) -> None:
+    engine = open_engine(url)
+    assert engine.url.drivername == "postgresql+psycopg"
+    assert "open-sesame" not in repr(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://u:open-sesame@h/d", "names 'mysql'"),
+        ("postgresql//u:open-sesame@h/d", "cannot be read"),
+        ("postgresql://u:open-sesame@h:port/d", "cannot be read"),
+    ],
+)
+def test_url_that_cannot_be_used_is_refused_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"LETHE_DATABASE_URL {message}") as caught:
+        open_engine(url)
+    assert "open-sesame" not in "".join(format_exception(caught.value))
+
+
+def test_statement_errors_hide_their_values(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'lethe.db'}")
+    WORDS.create(engine)
+    with pytest.raises(IntegrityError) as caught, writing(engine).begin() as connection:
+        connection.execute(insert(WORDS), [{"id": 1, "text": "canary-prompt"}, {"id": 1, "text": "canary-prompt"}])
+    assert "canary-prompt" not in str(caught.value)
+    engine.dispose()
