@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 
-from shared.http.kept_keys import kept_key
+from shared.kept_keys import kept_key
 from shared.settings import Settings
 
 

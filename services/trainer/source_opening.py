@@ -9,12 +9,12 @@ from urllib.parse import unquote, urlsplit
 
 from services.trainer.dataset_spec import CheXpertSource, DatasetSpec, DicomSource, ImageFolderSource, MimicSource, PhantomSource
 from shared.errors import ForbiddenError, InvalidRequestError
-from shared.http.kept_keys import kept_key
 from shared.imaging.chexpert import CheXpertFolder
 from shared.imaging.imagefolder import ImageFolder
 from shared.imaging.mimic import MimicFolder
 from shared.imaging.phantom_dataset import LABELS_CSV, REPORTS_CSV, write_phantom_chexpert
 from shared.imaging.sources import Source
+from shared.kept_keys import kept_key
 from shared.settings import Settings
 
 PHANTOM_OVERSIZE: Final = 2  # phantom films are written larger than they are read, as real ones are

@@ -12,8 +12,8 @@ from typing import Final, Generic, TypeVar
 from pydantic import BaseModel, Field
 
 from shared.http.bodies import StrictQuery
-from shared.http.kept_keys import kept_key
 from shared.http.problems import MalformedRequestError
+from shared.kept_keys import kept_key
 from shared.settings import Settings
 
 ItemT = TypeVar("ItemT")

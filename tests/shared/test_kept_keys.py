@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared.http.kept_keys import kept_key
+from shared.kept_keys import kept_key
 
 if TYPE_CHECKING:
     from pathlib import Path
