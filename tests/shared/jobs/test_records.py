@@ -376,7 +376,7 @@ def test_one_key_used_at_once_makes_one_job(store: JobStore) -> None:
 
 def test_key_past_its_time_is_forgotten(store: JobStore) -> None:
     once(store, "job_1")
-    with store._writing() as connection:
+    with store._database.writing() as connection:
         connection.execute(update(IDEMPOTENCY).values(created=store.get("job_1").created - timedelta(hours=49)))
     assert once(store, "job_2") == {"id": "job_2", "state": "queued"}
 

@@ -197,7 +197,7 @@ async def test_job_taken_over_elsewhere_is_dropped_here(
     async with make_runner(store, executors(1)).serving() as runner:
         await until(lambda: store.get("job_1").step > 0)
         child = pid_of(tmp_path, "job_1")
-        with store._writing() as connection:
+        with store._database.writing() as connection:
             connection.exec_driver_sql("UPDATE jobs SET lease_owner = 'elsewhere', attempt = 2")
         await until(lambda: not runner._running)
         assert not alive(child)
