@@ -36,7 +36,7 @@ def trainers(records: JobStore, tmp_path: Path) -> Iterator[list[ServiceProcess]
     """Two trainers on one database and one object store."""
     environment = {
         "LETHE_HOME": str(tmp_path),
-        "LETHE_DATABASE_URL": records._reads.url.render_as_string(hide_password=False),
+        "LETHE_DATABASE_URL": records._database.engine.url.render_as_string(hide_password=False),
         "LETHE_TORCH_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }
@@ -116,6 +116,6 @@ def test_two_trainers_share_the_work_and_one_finishes_what_the_other_held(
     assert [job.attempt for job in jobs] == [2 if job.id in held else 1 for job in jobs]
     assert [runs(records, job.id) for job in jobs] == [list(range(1, job.attempt + 1)) for job in jobs]
     assert second.get(f"/v1/datasets/{held[0]}")["state"] == "succeeded"
-    password = records._reads.url.password
+    password = records._database.engine.url.password
     assert password
     assert password not in capfd.readouterr().err

@@ -50,5 +50,5 @@ async def test_state_is_closed_when_the_lifespan_ends(settings: Settings) -> Non
     async with app.router.lifespan_context(app) as state:
         assert state is not None
         jobs = state["service"].jobs
-        assert jobs._reads.pool.checkedin() >= 1
-    assert jobs._reads.pool.checkedin() == 0
+        assert jobs._database.engine.pool.checkedin() >= 1
+    assert jobs._database.engine.pool.checkedin() == 0
