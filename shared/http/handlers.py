@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from shared.errors import LetheError
+from shared.http.problem_metrics import count_problem
 from shared.http.problems import (
     PROBLEM_BASE,
     PROBLEM_KINDS,
@@ -53,8 +54,9 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_response(document: dict[str, Any], *, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """A problem as a response, with Retry-After where waiting helps."""
+    """A problem as a response, counted, with Retry-After where waiting helps."""
     slug = str(document["type"]).removeprefix(PROBLEM_BASE)
+    count_problem(slug)
     return JSONResponse(
         document, status_code=document["status"], headers={**retry_headers(slug), **(headers or {})}, media_type=PROBLEM_MEDIA_TYPE
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,8 +11,6 @@ from shared.errors import LetheError, PayloadTooLargeError
 from shared.http.handlers import problem_response
 from shared.http.problems import UnsupportedMediaTypeError, problem_of
 from shared.telemetry import current_trace_id
-
-REJECTED = Counter("lethe_requests_rejected_total", "Requests refused before any work was done.", ["reason"])
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -35,7 +32,6 @@ class BodyLimit:
         try:
             body = await self._read(scope, receive)
         except LetheError as error:
-            REJECTED.labels(reason="body").inc()
             document = problem_of(error, instance=scope["path"], trace_id=current_trace_id())
             # What is left of the body is not read, so the connection cannot be used again.
             await problem_response(document, headers={"Connection": "close"})(scope, receive, send)
