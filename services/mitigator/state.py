@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from prometheus_client import Counter
 
 from services.mitigator.mitigation import Judge, Ladder, Order, SafeImage, mitigate
-from services.mitigator.registry import ladder_of
+from services.mitigator.registry import AUTO, STRATEGIES, ladder_of
 from services.mitigator.schemas import GenerationRequest
 from shared.catalog import Catalog
 from shared.diffusion.generation import count_generation
@@ -19,6 +19,9 @@ from shared.errors import ConflictError, MitigationInsufficientError
 from shared.memorization.magnitude import UnconditionalCache
 
 REFUSALS = Counter("lethe_mitigations_refused_total", "Requests that no strategy made safe.", ["mitigation"])
+# All names from the start: an increase from nothing to one is none to Prometheus, and the alert would miss the first.
+for _name in (AUTO, *STRATEGIES):
+    REFUSALS.labels(mitigation=_name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from prometheus_client import Gauge
 
 from services.trainer.api import dataset_routes, model_routes, training_routes
 from services.trainer.records import Records
@@ -27,6 +28,8 @@ from shared.telemetry import configure_logging
 
 JOB_KINDS: Final = ("dataset", "training", "search", "import")
 
+CHECKPOINT_INTERVAL = Gauge("lethe_checkpoint_interval_seconds", "Seconds after which a running training is to be kept again.")
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The trainer's app."""
@@ -43,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
     """The state while the service runs; jobs go back into the queue when it ends."""
+    CHECKPOINT_INTERVAL.set(settings.checkpoint_seconds)
     jobs = JobStore.open(settings)
     executor = open_executor(settings, worker_module="services.trainer.worker")
     try:

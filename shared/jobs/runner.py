@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from shared.errors import UnavailableError
 from shared.jobs.executor import EXIT_INTERRUPTED, Capacity, Executor
 from shared.jobs.leases import LEASE, new_owner
-from shared.jobs.records import MAX_QUEUED, Job, JobState, JobStore
+from shared.jobs.records import MAX_QUEUED, SETTLED, Job, JobState, JobStore
 from shared.jobs.search_metrics import forget_search, observe_search
 from shared.jobs.training_metrics import forget_training, observe_training
 from shared.telemetry import bound_context, get_logger
@@ -69,6 +69,7 @@ class JobRunner:
         self._stopping = False
         self._queued = 0
         self._due: dict[str, datetime] = {}
+        _begin_counting(self._kinds)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[JobRunner]:
@@ -254,6 +255,14 @@ class JobRunner:
             return False
         self._due[what] = now + every
         return True
+
+
+def _begin_counting(kinds: Collection[str]) -> None:
+    """Show all counts from zero: an increase from nothing to one is none to Prometheus, and alerts would miss the first."""
+    for kind in kinds:
+        RECLAIMED.labels(kind=kind)
+        for outcome in SETTLED:
+            DURATION.labels(kind=kind, outcome=outcome)
 
 
 def _observe_duration(job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from prometheus_client import Gauge, Histogram
@@ -36,15 +37,23 @@ def observe_training(slot: int, before: Mapping[str, Any], now: Mapping[str, Any
     if (images := _number(now, "images_per_second")) is not None:
         IMAGES_PER_SECOND.labels(slot=label).set(images)
     kept = _number(now, "checkpoint_step")
-    if kept is not None and kept != _number(before, "checkpoint_step"):
+    if kept is None:
+        _forget(CHECKPOINT_WRITTEN, label)  # what does not tell of checkpoints has none that could grow old
+    elif kept != _number(before, "checkpoint_step"):
         CHECKPOINT_WRITTEN.labels(slot=label).set(time.time() - (_number(now, "checkpoint_age_seconds") or 0.0))
         CHECKPOINT_UPLOAD.observe(_number(now, "checkpoint_upload_seconds") or 0.0)
 
 
 def forget_training(slot: int) -> None:
-    """A slot whose job ended has no checkpoint that could grow old."""
-    CHECKPOINT_WRITTEN.labels(slot=str(slot))
-    CHECKPOINT_WRITTEN.remove(str(slot))
+    """A slot whose job ended has no loss, no speed, and no checkpoint that could grow old."""
+    for gauge in (TRAINING_LOSS, IMAGES_PER_SECOND, CHECKPOINT_WRITTEN):
+        _forget(gauge, str(slot))
+
+
+def _forget(gauge: Gauge, label: str) -> None:
+    """Show a slot no more."""
+    with suppress(KeyError):  # which was not shown
+        gauge.remove(label)
 
 
 def _number(reported: Mapping[str, Any], name: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import Counter
 
@@ -14,6 +14,9 @@ VERIFICATION_FAILURES = Counter(
     ["kind"],
 )
 VerifiedKind = Literal["object", "manifest", "cache"]
+# All kinds from the start: an increase from nothing to one is none to Prometheus, and the alert would miss the first.
+for _kind in get_args(VerifiedKind):
+    VERIFICATION_FAILURES.labels(kind=_kind)
 
 
 def count_failure(kind: VerifiedKind) -> None:

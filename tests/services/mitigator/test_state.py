@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.mitigator.mitigation import Screening
+from services.mitigator.registry import AUTO, STRATEGIES
 from services.mitigator.schemas import GenerationRequest
 from services.mitigator.state import MitigatorState
 from shared.catalog import open_catalog
@@ -40,6 +41,11 @@ async def test_images_and_seconds_are_counted_under_the_asked_strategy(mitigator
     response = await mitigator.post("/v1/generations", json=body(mitigator_home, mitigation={"strategy": "guidance_timing"}))
     assert response.status_code == 200
     assert [count(name, "guidance_timing") for name in names] == [before[0] + 2, before[1] + 1]
+
+
+@pytest.mark.parametrize("name", [AUTO, *STRATEGIES])
+def test_refusals_of_every_strategy_are_shown_before_the_first(name: str) -> None:
+    assert REGISTRY.get_sample_value("lethe_mitigations_refused_total", {"mitigation": name}) is not None
 
 
 async def test_refusal_is_counted_and_releases_no_image(mitigator: httpx.AsyncClient, mitigator_home: Home, detector: FakeDetector) -> None:

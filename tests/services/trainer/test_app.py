@@ -24,6 +24,10 @@ async def test_trainer_with_store_and_database_is_ready(trainer: Trainer) -> Non
     assert (await trainer.client.get("/v1/info")).json()["service"] == "trainer"
 
 
+async def test_scrape_tells_how_often_trainings_are_to_be_kept(trainer: Trainer) -> None:
+    assert "\nlethe_checkpoint_interval_seconds 60.0\n" in (await trainer.client.get("/metrics")).text
+
+
 async def test_trainer_whose_store_is_away_is_not_ready(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_catalog: Catalog) -> None:
         raise UnavailableError("the store does not answer")

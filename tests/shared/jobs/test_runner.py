@@ -53,6 +53,16 @@ def total(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
+async def test_outcomes_and_losses_are_shown_from_zero(store: JobStore, executors: Executors) -> None:
+    JobRunner(store=store, executor=executors(1), kinds=["never-run"])
+    outcomes = ("succeeded", "failed", "cancelled")
+    shown = [
+        REGISTRY.get_sample_value("lethe_job_duration_seconds_count", {"kind": "never-run", "outcome": outcome}) for outcome in outcomes
+    ]
+    assert shown == [0, 0, 0]
+    assert REGISTRY.get_sample_value("lethe_jobs_reclaimed_total", {"kind": "never-run"}) == 0
+
+
 async def test_queued_job_runs_and_is_counted(store: JobStore, executors: Executors) -> None:
     done = total("lethe_job_duration_seconds_count", kind="quick", outcome="succeeded")
     async with make_runner(store, executors(1)).serving() as runner:

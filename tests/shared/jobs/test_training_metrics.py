@@ -37,6 +37,21 @@ def test_each_checkpoint_is_counted_once_and_its_age_grows_from_its_arrival() ->
     forget_training(7)
 
 
+def test_job_that_ended_leaves_no_figures_behind() -> None:
+    observe_training(9, {}, {"loss": 0.25, "step_seconds": 0.2, "images_per_second": 80.0, "checkpoint_step": 1})
+    forget_training(9)
+    gauges = ("lethe_training_loss", "lethe_training_images_per_second", "lethe_checkpoint_last_success_timestamp_seconds")
+    assert [value(gauge, slot="9") for gauge in gauges] == [None, None, None]
+
+
+def test_phase_that_tells_of_no_checkpoints_has_none_that_grows_old() -> None:
+    first = {"checkpoint_step": 10}
+    observe_training(10, {}, first)
+    assert value("lethe_checkpoint_last_success_timestamp_seconds", slot="10") is not None
+    observe_training(10, first, {"loss": 0.5})
+    assert value("lethe_checkpoint_last_success_timestamp_seconds", slot="10") is None
+
+
 def test_other_jobs_report_nothing_of_it() -> None:
     observe_training(8, {}, {"loss": None, "step_seconds": "soon"})
     assert value("lethe_training_loss", slot="8") is None

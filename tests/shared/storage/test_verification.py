@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from prometheus_client import REGISTRY
 
 from shared.errors import IntegrityError
-from shared.storage.verification import count_failure, integrity_failure, verify_digest
+from shared.storage.verification import VerifiedKind, count_failure, integrity_failure, verify_digest
 
 
 def failures(kind: str) -> float:
     return REGISTRY.get_sample_value("lethe_storage_verification_failures_total", {"kind": kind}) or 0.0
+
+
+def test_every_kind_is_shown_before_its_first_failure() -> None:
+    shown = [REGISTRY.get_sample_value("lethe_storage_verification_failures_total", {"kind": kind}) for kind in get_args(VerifiedKind)]
+    assert None not in shown
 
 
 def test_equal_digests_pass_uncounted() -> None:
