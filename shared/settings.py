@@ -15,6 +15,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="LETHE_", extra="ignore")
 
+    secrets: Path | None = Field(
+        default=None, description="Folder whose files, named like a variable in lower case (lethe_s3_secret_key), hold its value."
+    )
     home: Path = Field(default=Path("var"), description="Folder of everything the embedded mode keeps: store, database, caches, logs.")
     database_url: SecretStr | None = Field(
         default=None,
@@ -28,6 +31,23 @@ class Settings(BaseSettings):
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
     checkpoint_seconds: float = Field(default=60, gt=0, description="Seconds after which a running training is kept in a checkpoint again.")
     checkpoints_kept: int = Field(default=2, ge=1, description="Checkpoints of a running training that are kept; older ones are removed.")
+
+    auth: Literal["off", "on"] = Field(
+        default="off", description="Whether callers must show a credential; off makes everybody anonymous, who may do all."
+    )
+    listen_host: str = Field(default="", description="Address that a service listens on; empty means the host of its own URL.")
+    trusted_proxies: str = Field(
+        default="", description="Networks of the proxies that end TLS in front of a service, parted by ','; empty means there is none."
+    )
+    tls_certificate: Path | None = Field(default=None, description="File with the certificate chain that a service shows, as PEM.")
+    tls_key: Path | None = Field(default=None, description="File with the private key of that certificate, as PEM.")
+    service_key: SecretStr | None = Field(default=None, description="API key that a service shows to its siblings.")
+    api_key: SecretStr | None = Field(default=None, description="API key that the command line shows to the services.")
+    oidc_issuer: str = Field(default="", description="Issuer of the tokens that are accepted, as their `iss` says; empty accepts none.")
+    oidc_audience: str = Field(default="", description="Audience that a token must be made for.")
+    oidc_jwks_url: str = Field(default="", description="Where the issuer's public keys are read (JWKS).")
+    oidc_algorithms: str = Field(default="RS256,ES256", description="Signature algorithms that tokens may use, parted by ','.")
+
     body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
     )

@@ -23,6 +23,7 @@ from services.detector.schemas import (
 from services.detector.screening import Verdict
 from services.detector.state import DetectorState
 from shared.catalog import new_id
+from shared.http.access import requires
 from shared.http.operations import IDEMPOTENT, Operation, accept_job, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
@@ -36,7 +37,12 @@ def gallery_routes() -> APIRouter:
     router = APIRouter(tags=["galleries"])
 
     @router.post(
-        "/v1/galleries", status_code=202, summary="Build the gallery of a data set", response_model=Operation, openapi_extra=IDEMPOTENT
+        "/v1/galleries",
+        status_code=202,
+        summary="Build the gallery of a data set",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
     )
     async def build(body: GalleryRequest, request: Request, state: State) -> JSONResponse:
         """Start training the embedder and the reader; the id is the gallery's own."""
@@ -64,6 +70,7 @@ def calibration_routes() -> APIRouter:
         "/v1/calibrations",
         status_code=202,
         summary="Calibrate the screening of a model",
+        dependencies=[requires("train", action="train")],
         response_model=Operation,
         openapi_extra=IDEMPOTENT,
     )
@@ -88,7 +95,7 @@ def judging_routes() -> APIRouter:
     """Judging prompts and images."""
     router = APIRouter(tags=["judging"])
 
-    @router.post("/v1/screenings", summary="Judge prompts before anything is drawn")
+    @router.post("/v1/screenings", summary="Judge prompts before anything is drawn", dependencies=[requires("score", action="score")])
     async def screen(body: ScreeningRequest, state: State) -> ScreeningAnswer:
         """A verdict on each prompt, by the newest calibration for these settings."""
         settings = ScreeningSettings(steps=body.steps, seeds_per_prompt=body.seeds_per_prompt, seed=body.seed)
@@ -97,7 +104,7 @@ def judging_routes() -> APIRouter:
         results = [_result(verdict) for verdict in screening.verdicts]
         return ScreeningAnswer(results=results, calibration=manifest.id, control_median=manifest.control_median)
 
-    @router.post("/v1/matches", summary="Look for images among the training films")
+    @router.post("/v1/matches", summary="Look for images among the training films", dependencies=[requires("score", action="score")])
     async def match(body: MatchRequest, state: State) -> MatchAnswer:
         """The nearest training films of each image, and with prompts what is seen of them."""
         return await state.lane.run(lambda: match_pictures(body, state.galleries))

@@ -16,6 +16,7 @@ from services.mitigator.registry import AUTO, STRATEGIES
 from services.mitigator.schemas import EvidenceReply, GenerationReply, GenerationRequest, ImageReply, StrategiesReply, StrategyReply
 from services.mitigator.state import MitigatorState
 from shared.catalog import new_id
+from shared.http.access import requires
 from shared.http.disconnects import while_connected
 from shared.http.state import state_of
 from shared.imaging.png import encode_png
@@ -27,12 +28,17 @@ def mitigation_routes() -> APIRouter:
     """Strategies, and images drawn by them."""
     router = APIRouter(tags=["mitigation"])
 
-    @router.get("/v1/strategies", summary="What can be done about a memorized prompt")
+    @router.get("/v1/strategies", summary="What can be done about a memorized prompt", dependencies=[requires("read")])
     def list_strategies() -> StrategiesReply:
         """Names, parameters, costs and sources."""
         return StrategiesReply(items=[_auto(), *(_described(name) for name in STRATEGIES)])
 
-    @router.post("/v1/generations", summary="Draw images that are no patient's, with evidence", response_model=GenerationReply)
+    @router.post(
+        "/v1/generations",
+        summary="Draw images that are no patient's, with evidence",
+        dependencies=[requires("mitigate", action="mitigate")],
+        response_model=GenerationReply,
+    )
     async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
         """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that.
 

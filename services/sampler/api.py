@@ -14,6 +14,7 @@ from services.sampler.generations import Drawn, Order, draw, store, stored_image
 from services.sampler.schemas import GeneratedImage, Generation, GenerationRequest, StoredGeneration, StoredImage
 from services.sampler.state import SamplerState
 from shared.catalog import GenerationManifest, new_id
+from shared.http.access import requires
 from shared.http.disconnects import while_connected
 from shared.http.immutable import immutable_response
 from shared.http.state import state_of
@@ -27,7 +28,9 @@ def generation_routes() -> APIRouter:
     """Drawing images, and reading stored ones."""
     router = APIRouter(tags=["generations"])
 
-    @router.post("/v1/generations", summary="Draw images", response_model=Generation)
+    @router.post(
+        "/v1/generations", summary="Draw images", dependencies=[requires("generate", action="generate")], response_model=Generation
+    )
     async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
         """Draw every prompt with every seed; the answer comes when all are drawn, and a caller that goes away stops the drawing."""
         await asyncio.to_thread(state.catalog.get, "model", body.model)
@@ -40,7 +43,7 @@ def generation_routes() -> APIRouter:
             answer = Generation(id=manifest.id, images=[GeneratedImage(png=None, **image.model_dump()) for image in _stored(manifest)])
         return JSONResponse(answer.model_dump(mode="json"), headers={"Cache-Control": "no-store"})
 
-    @router.get("/v1/generations/{id}", summary="Read a stored generation")
+    @router.get("/v1/generations/{id}", summary="Read a stored generation", dependencies=[requires("read")])
     def get_generation(id: GenerationId, state: State) -> StoredGeneration:  # noqa: A002
         """What was asked, and where the images are."""
         manifest = state.catalog.get("generation", id)
@@ -50,6 +53,7 @@ def generation_routes() -> APIRouter:
     @router.get(
         "/v1/generations/{id}/images/{number}",
         summary="Read a stored image",
+        dependencies=[requires("generate", action="download")],
         response_class=Response,
         responses={200: {"description": "The image", "content": {"image/png": {}}}, 304: {"description": "Known to the caller"}},
     )

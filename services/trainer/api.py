@@ -28,6 +28,7 @@ from services.trainer.source_opening import folder_of, source_folder
 from services.trainer.state import TrainerState
 from services.trainer.training_inputs import require_inputs
 from shared.catalog import ModelManifest, new_id
+from shared.http.access import requires
 from shared.http.immutable import immutable_response
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -45,7 +46,14 @@ def dataset_routes() -> APIRouter:
     """Registering data sets and looking into them."""
     router = APIRouter(tags=["datasets"])
 
-    @router.post("/v1/datasets", status_code=202, summary="Register a data set", response_model=Operation, openapi_extra=IDEMPOTENT)
+    @router.post(
+        "/v1/datasets",
+        status_code=202,
+        summary="Register a data set",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
+    )
     async def register_dataset(body: DatasetRequest, request: Request, state: State) -> JSONResponse:
         """Start reading a source; the id is the data set's own."""
         await asyncio.to_thread(source_folder, body, state.settings)
@@ -56,13 +64,18 @@ def dataset_routes() -> APIRouter:
 
     operation_routes(router, noun="datasets", kind="dataset", state_type=TrainerState, extend=_dataset_fields, missing=_dataset_without_job)
 
-    @router.get("/v1/datasets/{id}/page", summary="Look at a data set", response_class=HTMLResponse)
+    @router.get(
+        "/v1/datasets/{id}/page",
+        summary="Look at a data set",
+        dependencies=[requires("export", action="download")],
+        response_class=HTMLResponse,
+    )
     def get_page(id: JobId, state: State) -> HTMLResponse:  # noqa: A002
         """Counts, histograms, anonymity of prompts, gates, sample films and warnings on one self-contained page."""
         dataset = committed_dataset(state.catalog, state.jobs, id)
         return HTMLResponse(render_page(dataset, state.catalog), headers=HEADERS)
 
-    @router.get("/v1/datasets/{id}/records", summary="Read the records in order")
+    @router.get("/v1/datasets/{id}/records", summary="Read the records in order", dependencies=[requires("export", action="download")])
     def list_records(id: JobId, query: Annotated[RecordsQuery, Query()], request: Request, state: State) -> Page[Record]:  # noqa: A002
         """One page of films without pictures."""
         dataset = committed_dataset(state.catalog, state.jobs, id)
@@ -77,6 +90,7 @@ def dataset_routes() -> APIRouter:
     @router.get(
         "/v1/datasets/{id}/records/{record}/image",
         summary="Look at a film",
+        dependencies=[requires("export", action="download")],
         response_class=Response,
         responses={200: {"description": "The film", "content": {"image/png": {}}}, 304: {"description": "Known to the caller"}},
     )
@@ -92,7 +106,14 @@ def training_routes() -> APIRouter:
     """Training jobs."""
     router = APIRouter(tags=["training"])
 
-    @router.post("/v1/training-jobs", status_code=202, summary="Train a model", response_model=Operation, openapi_extra=IDEMPOTENT)
+    @router.post(
+        "/v1/training-jobs",
+        status_code=202,
+        summary="Train a model",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
+    )
     async def start_training(body: TrainingRequest, request: Request, state: State) -> JSONResponse:
         """Start a training; its result names the model."""
         await asyncio.to_thread(require_inputs, body, catalog=state.catalog, jobs=state.jobs)
@@ -101,12 +122,12 @@ def training_routes() -> APIRouter:
 
     operation_routes(router, noun="training-jobs", kind="training", state_type=TrainerState, extend=_training_fields)
 
-    @router.get("/v1/training-jobs/{id}/losses", summary="Read the loss curves")
+    @router.get("/v1/training-jobs/{id}/losses", summary="Read the loss curves", dependencies=[requires("read")])
     def get_losses(id: JobId, state: State) -> LossCurves:  # noqa: A002
         """One curve a phase, some seconds old while the job runs."""
         return LossCurves(curves=[LossCurve.of(curve) for curve in state.run_files.losses(_training(state, id))])
 
-    @router.get("/v1/training-jobs/{id}/validation", summary="List the validation strips")
+    @router.get("/v1/training-jobs/{id}/validation", summary="List the validation strips", dependencies=[requires("read")])
     def list_strips(id: JobId, state: State) -> ValidationStrips:  # noqa: A002
         """Those drawn so far."""
         return ValidationStrips(steps=state.run_files.strip_steps(_training(state, id)))
@@ -114,6 +135,7 @@ def training_routes() -> APIRouter:
     @router.get(
         "/v1/training-jobs/{id}/validation/{step}",
         summary="Look at a validation strip",
+        dependencies=[requires("export", action="download")],
         response_class=Response,
         responses={200: {"description": "The strip", "content": {"image/png": {}}}, 304: {"description": "Known to the caller"}},
     )
@@ -129,7 +151,7 @@ def model_routes() -> APIRouter:
     """Models that were committed."""
     router = APIRouter(tags=["models"])
 
-    @router.get("/v1/models", summary="List the models, newest first")
+    @router.get("/v1/models", summary="List the models, newest first", dependencies=[requires("read")])
     def list_models(query: Annotated[PageQuery, Query()], request: Request, state: State) -> Page[ModelManifest]:
         """One page of manifests."""
         tokens = PageTokens.open(request.app.state.settings)
@@ -138,7 +160,12 @@ def model_routes() -> APIRouter:
         return Page(items=list(found), next_page_token=None if last is None else tokens.sign(scope="models", cursor=last))
 
     @router.post(
-        "/v1/models/import", status_code=202, summary="Import a diffusers folder", response_model=Operation, openapi_extra=IDEMPOTENT
+        "/v1/models/import",
+        status_code=202,
+        summary="Import a diffusers folder",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
     )
     async def import_model(body: ImportRequest, request: Request, state: State) -> JSONResponse:
         """Start an import; its result names the model, the Location its operation."""
@@ -148,7 +175,9 @@ def model_routes() -> APIRouter:
 
     operation_routes(router, noun="model-imports", kind="import", state_type=TrainerState, extend=_import_fields)
 
-    @router.get("/v1/models/{id}", summary="Read a model's manifest, by id or alias", response_model=ModelManifest)
+    @router.get(
+        "/v1/models/{id}", summary="Read a model's manifest, by id or alias", dependencies=[requires("read")], response_model=ModelManifest
+    )
     def get_model(id: ModelId, request: Request, state: State) -> Response:  # noqa: A002
         """Files with digests, lineage, metrics and status."""
         manifest = _model(state, id)
@@ -157,7 +186,7 @@ def model_routes() -> APIRouter:
             return response
         return immutable_response(request, bytes(response.body), sha256=manifest.digest, media_type="application/json")
 
-    @router.put("/v1/models/{id}/aliases/{alias}", summary="Point an alias at a model")
+    @router.put("/v1/models/{id}/aliases/{alias}", summary="Point an alias at a model", dependencies=[requires("admin", action="admin")])
     def set_alias(id: ModelId, alias: AliasName, state: State) -> Alias:  # noqa: A002
         """Move the alias here, wherever it pointed before."""
         state.catalog.set_alias("model", alias, id)

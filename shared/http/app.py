@@ -10,6 +10,8 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from shared.http.access import requires
+from shared.http.authentication import Authentication
 from shared.http.docs import docs_routes
 from shared.http.handlers import install_problem_handlers
 from shared.http.health import health_routes
@@ -91,6 +93,7 @@ def create_app(
     app.add_middleware(
         BodyLimit, limit_bytes=settings.body_limit_bytes, upload_limit_bytes=settings.upload_limit_bytes, upload_paths=upload_paths
     )
+    app.add_middleware(Authentication)
     app.add_middleware(RequestObserver)  # added last, hence outermost
     for router in (health_routes(ready=check_ready), docs_routes(), _info_routes(service), *routers):
         app.include_router(router)
@@ -102,7 +105,7 @@ def _info_routes(service: str) -> APIRouter:
     """Discovery."""
     router = APIRouter(tags=["discovery"])
 
-    @router.get("/v1/info", summary="Which service this is")
+    @router.get("/v1/info", summary="Which service this is", dependencies=[requires(None)])
     async def info() -> ServiceInfo:
         """Which service answers, and in which version."""
         return ServiceInfo(service=service, version=lethe_version(), contract="v1")

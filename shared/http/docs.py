@@ -8,6 +8,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from shared.http.access import requires
+
 _HEADERS: Final = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "X-Content-Type-Options": "nosniff"}
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -25,7 +27,7 @@ def docs_routes() -> APIRouter:
     """The page at /docs."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/docs")
+    @router.get("/docs", dependencies=[requires(None)])
     def docs(request: Request) -> HTMLResponse:
         """The routes, read from the schema."""
         return HTMLResponse(_render(request.app.openapi()), headers=_HEADERS)

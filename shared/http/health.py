@@ -8,11 +8,15 @@ from typing import Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import Gauge
 from starlette.responses import Response
 
 from shared.errors import LetheError
+from shared.http.access import requires
 from shared.http.metrics import exposition
 from shared.http.state import draining_of
+
+READY = Gauge("lethe_ready", "Whether the service wants work: 1 when /readyz answers 200, asked anew at each scrape.")
 
 ReadyCheck = Callable[[Request], list[str]]
 
@@ -25,6 +29,10 @@ def health_routes(*, ready: ReadyCheck) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     readiness = _Readiness(ready)
 
+    async def reasons_against(request: Request) -> list[str]:
+        """Why requests are not welcome now."""
+        return ["draining"] if draining_of(request.app).begun else await readiness.reasons(request)
+
     @router.get("/livez")
     async def livez() -> dict[str, str]:
         """The process answers."""
@@ -33,16 +41,17 @@ def health_routes(*, ready: ReadyCheck) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request) -> JSONResponse:
         """200 when requests are welcome, 503 with the reasons when not."""
-        reasons = ["draining"] if draining_of(request.app).begun else await readiness.reasons(request)
+        reasons = await reasons_against(request)
         headers = {"Cache-Control": "no-store"}
         if reasons:
             return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503, headers=headers)
         return JSONResponse({"status": "ready"}, headers=headers)
 
-    @router.get("/metrics")
-    def metrics() -> Response:
+    @router.get("/metrics", dependencies=[requires("metrics:read")])
+    async def metrics(request: Request) -> Response:
         """Prometheus' text format."""
-        return exposition()
+        READY.set(not await reasons_against(request))
+        return await asyncio.to_thread(exposition)
 
     return router
 

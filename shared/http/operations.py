@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from shared.catalog.ids import new_id_like
 from shared.errors import ConflictError, NotFoundError
+from shared.http.access import requires
 from shared.http.bodies import StrictBody
 from shared.http.events import SSE_HEADERS, job_events, read_last_event_id
 from shared.http.paging import Page, PageQuery, PageTokens
@@ -176,7 +177,13 @@ def _add_reading(
 ) -> None:
     """GET of one."""
 
-    @router.get(f"/v1/{noun}/{{id}}", name=f"get_{kind}", summary=f"Read one of the {noun}", response_model=Operation)
+    @router.get(
+        f"/v1/{noun}/{{id}}",
+        name=f"get_{kind}",
+        summary=f"Read one of the {noun}",
+        dependencies=[requires("read")],
+        response_model=Operation,
+    )
     def get_operation(id: JobId, request: Request) -> JSONResponse:  # noqa: A002 - the path's own name
         """The operation as it is now."""
         state = read_state(request, state_type)
@@ -192,7 +199,13 @@ def _add_reading(
 def _add_listing(router: APIRouter, *, noun: str, kind: str, state_type: type[StateT], extend: Extend[StateT] | None) -> None:
     """GET of many."""
 
-    @router.get(f"/v1/{noun}", name=f"list_{kind}", summary=f"List the {noun}, newest first", response_model=Page[Operation])
+    @router.get(
+        f"/v1/{noun}",
+        name=f"list_{kind}",
+        summary=f"List the {noun}, newest first",
+        dependencies=[requires("read")],
+        response_model=Page[Operation],
+    )
     def list_operations(query: Annotated[PageQuery, Query()], request: Request) -> JSONResponse:
         """One page of operations."""
         state = read_state(request, state_type)
@@ -213,6 +226,7 @@ def _add_events(router: APIRouter, *, noun: str, kind: str, state_type: type[Sta
         f"/v1/{noun}/{{id}}/events",
         name=f"stream_{kind}",
         summary="Follow the progress as server-sent events",
+        dependencies=[requires("read")],
         response_class=StreamingResponse,
         responses={
             200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -235,7 +249,13 @@ def _add_events(router: APIRouter, *, noun: str, kind: str, state_type: type[Sta
 def _add_cancelling(router: APIRouter, *, noun: str, kind: str, state_type: type[StateT]) -> None:
     """POST of the verb."""
 
-    @router.post(f"/v1/{noun}/{{id}}/cancel", name=f"cancel_{kind}", summary="Cancel; again is harmless", response_model=Operation)
+    @router.post(
+        f"/v1/{noun}/{{id}}/cancel",
+        name=f"cancel_{kind}",
+        summary="Cancel; again is harmless",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+    )
     def cancel_operation(id: JobId, request: Request) -> JSONResponse:  # noqa: A002 - the path's own name
         """A queued operation ends at once, a running one at its next step, an ended one stays as it is."""
         state = read_state(request, state_type)
@@ -251,6 +271,7 @@ def _add_retrying(router: APIRouter, *, noun: str, kind: str, state_type: type[S
         status_code=202,
         name=f"retry_{kind}",
         summary="Ask for the same again, under a new id",
+        dependencies=[requires("train", action="train")],
         response_model=Operation,
         openapi_extra=IDEMPOTENT,
     )

@@ -21,6 +21,7 @@ from services.trainer.training_inputs import modules_of, require_inputs
 from services.trainer.training_spec import TrainingSpec
 from shared.catalog import new_id
 from shared.errors import ConflictError, NotFoundError
+from shared.http.access import requires
 from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
@@ -33,7 +34,12 @@ def search_routes() -> APIRouter:
     router = APIRouter(tags=["searches"])
 
     @router.post(
-        "/v1/searches", status_code=202, summary="Search which parameters to tune", response_model=Operation, openapi_extra=IDEMPOTENT
+        "/v1/searches",
+        status_code=202,
+        summary="Search which parameters to tune",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
     )
     async def start_search(body: SearchRequest, request: Request, state: State) -> JSONResponse:
         """Start a search; its result is the front that it found."""
@@ -43,13 +49,13 @@ def search_routes() -> APIRouter:
 
     operation_routes(router, noun="searches", kind="search", state_type=TrainerState, extend=_search_fields)
 
-    @router.get("/v1/searches/{id}/trials", summary="List what a search tried")
+    @router.get("/v1/searches/{id}/trials", summary="List what a search tried", dependencies=[requires("read")])
     def list_trials(id: JobId, state: State) -> Trials:  # noqa: A002
         """Every trial with its choice, its state and what was measured, at rungs too."""
         job = _search(state, id)
         return Trials(trials=state.search_files.trials(id, is_settled=job.is_settled))
 
-    @router.get("/v1/searches/{id}/report", summary="Look at a search", response_class=HTMLResponse)
+    @router.get("/v1/searches/{id}/report", summary="Look at a search", dependencies=[requires("read")], response_class=HTMLResponse)
     def get_report(id: JobId, state: State) -> HTMLResponse:  # noqa: A002
         """Front, recommended point, masks, hypervolume and importance on one self-contained page; while it runs, those so far."""
         job = _search(state, id)
@@ -60,6 +66,7 @@ def search_routes() -> APIRouter:
     @router.get(
         "/v1/searches/{id}/pictures/{picture}.png",
         summary="Look at a picture of a search",
+        dependencies=[requires("read")],
         response_class=Response,
         responses={200: {"description": "The picture", "content": {"image/png": {}}}},
     )
@@ -73,7 +80,12 @@ def search_routes() -> APIRouter:
         return Response(png, media_type="image/png", headers={"Cache-Control": "private, no-store"})
 
     @router.post(
-        "/v1/searches/{id}/apply", status_code=202, summary="Train with what was found", response_model=Operation, openapi_extra=IDEMPOTENT
+        "/v1/searches/{id}/apply",
+        status_code=202,
+        summary="Train with what was found",
+        dependencies=[requires("train", action="train")],
+        response_model=Operation,
+        openapi_extra=IDEMPOTENT,
     )
     async def apply_search(id: JobId, body: ApplyRequest, request: Request, state: State) -> JSONResponse:  # noqa: A002
         """Start a training job with a point's parameters, rate, filter and captions, on this data set and base or on others."""
