@@ -26,6 +26,12 @@ async def test_reason_makes_it_not_ready_but_alive(service: Any) -> None:
     assert (await service.client.get("/livez")).json() == {"status": "alive"}
 
 
+async def test_scrape_tells_whether_the_service_is_ready(service: Any) -> None:
+    assert "\nlethe_ready 1.0\n" in (await service.client.get("/metrics")).text
+    service.state.reasons.append("the model is loading")
+    assert "\nlethe_ready 0.0\n" in (await service.client.get("/metrics")).text
+
+
 async def test_draining_service_is_not_ready(service: Any) -> None:
     service.app.state.draining.begun = True
     assert (await service.client.get("/readyz")).json()["reasons"] == ["draining"]
