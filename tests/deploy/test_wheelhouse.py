@@ -1,0 +1,58 @@
+"""The wheelhouse holds what Lethe needs to run on the images' platform, hashes and all, and nothing that only development needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from deploy.docker import wheelhouse
+
+
+def names(entries: list[str]) -> set[str]:
+    return {entry.split("==", maxsplit=1)[0] for entry in entries}
+
+
+def test_cpu_images_get_what_runs_and_nothing_of_development() -> None:
+    torch, rest = wheelhouse.chosen_entries("cpu")
+    assert torch.startswith("torch==")
+    assert {"fastapi", "diffusers", "minio", "psycopg-binary", "setuptools"} <= names(rest)
+    assert not names(rest) & {"torch", "pytest", "ruff", "mypy", "moto", "ray", "pandas", "pip"}
+    assert not [name for name in names(rest) if name.startswith("nvidia-")]
+
+
+def test_every_entry_is_pinned_and_hashed() -> None:
+    torch, rest = wheelhouse.chosen_entries("cuda")
+    assert [entry for entry in [torch, *rest] if not re.match(r"[a-z0-9._-]+==\S+.*\\\n    --hash=sha256:", entry)] == []
+
+
+def test_cuda_images_get_torchs_companions_too() -> None:
+    cpu, cuda = (names(wheelhouse.chosen_entries(variant)[1]) for variant in ("cpu", "cuda"))
+    assert cpu < cuda
+    assert any(name.startswith("nvidia-") for name in cuda - cpu)
+
+
+def test_extra_brings_what_it_needs() -> None:
+    assert "ray" in names(wheelhouse.chosen_entries("cpu", extras=["ray"])[1])
+
+
+def test_entry_for_another_platform_is_left_out(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    lock.write_text(
+        "# A remark.\n"
+        "colorama==0.4.6 ; sys_platform == 'win32' \\\n    --hash=sha256:aa\n"
+        "Flask_Cors==6.0 ; python_full_version < '3.12' \\\n    --hash=sha256:bb \\\n    --hash=sha256:cc\n"
+    )
+    entries = wheelhouse.locked_entries(lock)
+    assert list(entries) == ["flask-cors"]
+    assert entries["flask-cors"].count("--hash=") == 2
+
+
+def test_lock_that_lacks_something_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("torch.txt", "torch-cuda.txt"):
+        (tmp_path / name).write_text((wheelhouse.LOCKS / name).read_text())
+    (tmp_path / "lock.txt").write_text(re.sub(r"(?m)^minio==", "minimum==", (wheelhouse.LOCKS / "lock.txt").read_text()))
+    monkeypatch.setattr(wheelhouse, "LOCKS", tmp_path)
+    with pytest.raises(ValueError, match=r"lacks minio; run make lock"):
+        wheelhouse.chosen_entries("cpu")
