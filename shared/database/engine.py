@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from shared.errors import UnavailableError
@@ -22,6 +22,13 @@ _POSTGRESQL_OPTIONS: Final = {
     "connect_timeout": 5,
     "tcp_user_timeout": _BUSY_TIMEOUT_SECONDS * 1000,
     "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS}s -c idle_in_transaction_session_timeout=60s",
+}
+_NOT_MIGRATED: Final = "The database lacks tables of this version; run 'lethe migrate'."
+# What PostgreSQL refuses although the statement is right, by SQLSTATE.
+_REFUSALS: Final = {
+    "42P01": _NOT_MIGRATED,  # undefined_table
+    "42703": _NOT_MIGRATED,  # undefined_column
+    "42501": "The database refuses its role a right that Lethe needs; 'lethe migrate' makes tables, services read and write them.",
 }
 _PSYCOPG: Final = "postgresql+psycopg"
 _DRIVERS: Final = {"sqlite": "sqlite", "postgres": _PSYCOPG, "postgresql": _PSYCOPG, _PSYCOPG: _PSYCOPG}
@@ -99,11 +106,16 @@ def writing(engine: Engine) -> Engine:
 
 @contextmanager
 def named_failures() -> Iterator[None]:
-    """Tell a database that does not answer apart from defects."""
+    """Tell a database that does not answer, or that was not migrated, apart from defects."""
     try:
         yield
     except (OperationalError, InterfaceError, SqlTimeoutError) as error:
         raise UnavailableError("The database does not answer; try again later.") from error
+    except ProgrammingError as error:
+        message = _REFUSALS.get(getattr(error.orig, "sqlstate", None) or "")
+        if message is None:
+            raise
+        raise UnavailableError(message) from error
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

@@ -44,6 +44,12 @@ def prepare_schema(engine: Engine, schema: Schema) -> None:
                 connection.execute(insert(versions).values(version=number))
 
 
+def prepare_embedded(engine: Engine, schema: Schema) -> None:
+    """On SQLite, which has no operator, run what has not run yet; on PostgreSQL that is left to `lethe migrate`."""
+    if engine.dialect.name == "sqlite":
+        prepare_schema(engine, schema)
+
+
 def missing_steps(engine: Engine, schema: Schema) -> int:
     """How many steps have not run yet; UnavailableError when the database does not answer."""
     versions = schema.versions

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 
+from shared.database import Database
 from shared.http.access import requires
 from shared.http.authentication import Authentication
 from shared.http.docs import docs_routes
@@ -17,6 +18,7 @@ from shared.http.handlers import install_problem_handlers
 from shared.http.health import health_routes
 from shared.http.limits import BodyLimit
 from shared.http.metrics import RequestObserver
+from shared.http.migrations import migrate_embedded, reasons_to_migrate
 from shared.http.problems import PROBLEM_MEDIA_TYPE, Problem
 from shared.http.state import Draining, read_state
 from shared.settings import Settings
@@ -69,14 +71,16 @@ def create_app(
 
     @asynccontextmanager
     async def with_state(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        """Keep the service's state where requests find it."""
-        async with lifespan(settings) as state:
-            publish_build_info()
-            yield {"service": state}
+        """Keep the service's state, and the database that readiness asks, where requests find them."""
+        with closing(Database.open(settings)) as database:
+            migrate_embedded(database)
+            async with lifespan(settings) as state:
+                publish_build_info()
+                yield {"service": state, "database": database}
 
     def check_ready(request: Request) -> list[str]:
-        """Ask the service with its own state."""
-        return ready(read_state(request, state_type))
+        """Ask the database whether its tables are there, then the service with its own state."""
+        return reasons_to_migrate(request.state.database) or ready(read_state(request, state_type))
 
     app = FastAPI(
         title=f"Lethe {service}",

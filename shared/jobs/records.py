@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Self
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError as SqlIntegrityError
 
-from shared.database import Database, prepare_schema
+from shared.database import Database, prepare_embedded, prepare_schema
 from shared.errors import AlreadyExistsError, NotFoundError, SaturatedError
 from shared.jobs.failures import lost_too_often
 from shared.jobs.idempotency import KEPT_FOR, IdempotencyKey, IdempotencyKeyReusedError, canonical_digest
@@ -95,9 +95,9 @@ class JobStore:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The store that the settings name, its tables brought to the newest version."""
+        """The store that the settings name; on SQLite its tables are brought to the newest version."""
         store = cls(settings.sql_url)
-        store.prepare()
+        prepare_embedded(store._database.engine, JOB_SCHEMA)
         return store
 
     def prepare(self) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from traceback import format_exception
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, open_engine, writing
 from shared.errors import UnavailableError
 from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PostgresServer
 
 WORDS = Table("words", MetaData(), Column("id", Integer, primary_key=True), Column("text", String(64)))
 
@@ -68,3 +73,15 @@ def test_statement_errors_hide_their_values(tmp_path: Path) -> None:
         connection.execute(insert(WORDS), [{"id": 1, "text": "canary-prompt"}, {"id": 1, "text": "canary-prompt"}])
     assert "canary-prompt" not in str(caught.value)
     engine.dispose()
+
+
+@pytest.mark.server
+def test_missing_tables_and_rights_are_told_with_what_to_do(postgres_server: PostgresServer) -> None:
+    with closing(Database(postgres_server.new_database())) as database:
+        with pytest.raises(UnavailableError, match="run 'lethe migrate'"), database.reading() as connection:
+            connection.execute(select(WORDS.c.text))
+        with database.writing() as connection:
+            WORDS.create(connection)
+            connection.execute(text("CREATE ROLE stranger"))
+        with pytest.raises(UnavailableError, match="refuses its role a right"), database.reading() as connection:
+            connection.execute(text("SET LOCAL ROLE stranger; SELECT text FROM words"))

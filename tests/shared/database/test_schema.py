@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, inspect, select, text
 
-from shared.database import Schema, missing_steps, open_engine, prepare_schema
+from shared.database import Schema, missing_steps, open_engine, prepare_embedded, prepare_schema
 
 if TYPE_CHECKING:
     from tests.servers.postgres import PostgresServer
@@ -67,6 +67,21 @@ def prepare_by_many(url: str) -> list[BaseException]:
 
 def test_many_at_once_prepare_a_sqlite_file(tmp_path: Path) -> None:
     assert prepare_by_many(f"sqlite:///{tmp_path / 'lethe.db'}") == []
+
+
+def test_sqlite_is_prepared_without_a_command(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'lethe.db'}")
+    prepare_embedded(engine, NEW)
+    assert missing_steps(engine, NEW) == 0
+    engine.dispose()
+
+
+@pytest.mark.server
+def test_postgres_is_left_to_the_command(postgres_server: PostgresServer) -> None:
+    engine = open_engine(postgres_server.new_database())
+    prepare_embedded(engine, NEW)
+    assert missing_steps(engine, NEW) == 2
+    engine.dispose()
 
 
 @pytest.mark.server

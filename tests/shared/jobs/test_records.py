@@ -384,6 +384,7 @@ def test_key_past_its_time_is_forgotten(store: JobStore) -> None:
 def test_records_survive_a_restart(database_url: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, database_url=SecretStr(database_url))
     first = JobStore.open(settings)
+    first.prepare()
     queue(first, "job_1")
     first.close()
     second = JobStore.open(settings)
