@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
+.PHONY: help install lock format lint test demo up openapi dashboards bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ up: $(STAMP) ## Start the four services on 127.0.0.1:8001-8004 until Ctrl-C
 
 openapi: $(STAMP) ## Write the schemas of the services to docs/openapi/
 	$(BIN)/python docs/openapi/write.py
+
+dashboards: $(STAMP) ## Write Grafana's dashboards to deploy/grafana/dashboards/
+	$(BIN)/python deploy/grafana/write.py
 
 bench-screening: $(STAMP) ## Measure prompts per second of screening beside the bare network
 	$(BIN)/python -m benchmarks.screening
