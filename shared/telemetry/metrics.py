@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from prometheus_client import Gauge
+from prometheus_client import Gauge, disable_created_metrics
 
 BUILD_INFO = Gauge("lethe_build_info", "The running build; always 1.", ["version", "revision"])
 
@@ -18,5 +18,6 @@ def lethe_version() -> str:
 
 
 def publish_build_info(*, revision: str = "unknown") -> None:
-    """Set `lethe_build_info` for this process."""
+    """Set `lethe_build_info` for this process, and leave out when each series began, which Prometheus would keep as series of its own."""
+    disable_created_metrics()
     BUILD_INFO.labels(version=lethe_version(), revision=revision).set(1)
