@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     )
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
+    model_memory_bytes: int = Field(
+        default=8_589_934_592, gt=0, description="Memory for the models that one inference service holds, in bytes; the least recently used go."
+    )
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
     checkpoint_seconds: float = Field(default=60, gt=0, description="Seconds after which a running training is kept in a checkpoint again.")
     checkpoints_kept: int = Field(default=2, ge=1, description="Checkpoints of a running training that are kept; older ones are removed.")
@@ -63,6 +66,9 @@ class Settings(BaseSettings):
     )
     s3_endpoint: str = Field(default="", description="host:port of the S3 server.")
     s3_bucket: str = Field(default="lethe", description="Bucket of all objects.")
+    audit_bucket: str = Field(
+        default="", description="Bucket of the audit log's anchors, with object lock; empty: the bucket of all objects."
+    )
     s3_region: str = Field(default="us-east-1", description="Region; set, so that no location call precedes the first request.")
     s3_secure: bool = Field(default=True, description="Whether the S3 server is reached over TLS.")
     s3_access_key: SecretStr | None = Field(default=None, description="Access key of the S3 server.")

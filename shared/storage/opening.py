@@ -19,16 +19,16 @@ def open_store(settings: Settings) -> ObjectStore:
     if settings.store == "directory":
         return DirectoryStore(settings.home / "store")
     return S3Store(
-        endpoint=_given(settings.s3_endpoint, "LETHE_S3_ENDPOINT"),
+        endpoint=given_setting(settings.s3_endpoint, "LETHE_S3_ENDPOINT"),
         bucket=settings.s3_bucket,
-        access_key=_given(settings.s3_access_key, "LETHE_S3_ACCESS_KEY"),
-        secret_key=_given(settings.s3_secret_key, "LETHE_S3_SECRET_KEY"),
+        access_key=given_setting(settings.s3_access_key, "LETHE_S3_ACCESS_KEY"),
+        secret_key=given_setting(settings.s3_secret_key, "LETHE_S3_SECRET_KEY"),
         region=settings.s3_region,
         secure=settings.s3_secure,
     )
 
 
-def _given(value: _Given | None, variable: str) -> _Given:
+def given_setting(value: _Given | None, variable: str) -> _Given:
     """A setting that the S3 store cannot do without."""
     if not value:
         raise ValueError(f"LETHE_STORE=s3 needs {variable}.")

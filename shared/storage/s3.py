@@ -61,12 +61,7 @@ class S3Store:
     ) -> None:
         self._bucket = bucket
         trust = ssl.create_default_context()
-        self._pool = urllib3.PoolManager(
-            maxsize=POOL_SIZE,
-            timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
-            retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
-            ssl_context=trust,
-        )
+        self._pool = open_pool(trust, connect_seconds=connect_seconds, read_seconds=read_seconds)
         self._client = Minio(
             endpoint=endpoint,
             access_key=access_key.get_secret_value(),
@@ -229,7 +224,7 @@ class S3Store:
         headers = {"If-None-Match": "*", "Content-MD5": md5, "Content-Type": "application/octet-stream"}
         response = self._http.put(url, content=data, headers=headers)
         if not response.is_success:
-            raise self._refusal(_error_code(response.text) or f"HTTP {response.status_code}", key)
+            raise self._refusal(error_code(response.text) or f"HTTP {response.status_code}", key)
         return ObjectInfo(key=key, size_bytes=len(data), sha256=sha256)
 
     def _stat(self, key: str) -> ObjectInfo:
@@ -265,7 +260,7 @@ class S3Store:
                 raise self._refusal(error.code or "unknown", key) from error
             except InvalidResponseError as error:
                 # Some servers send their error documents under a media type that the SDK does not read.
-                raise self._refusal(_error_code(str(error)) or "unreadable", key) from error
+                raise self._refusal(error_code(str(error)) or "unreadable", key) from error
             except (MinioException, urllib3.exceptions.HTTPError, httpx.TransportError) as error:
                 raise UnavailableError(f"The object store does not answer ({type(error).__name__}); try again later.") from error
 
@@ -280,7 +275,19 @@ class S3Store:
         return UnavailableError(f"The object store refused the request ({code}).")
 
 
-def _error_code(document: str) -> str | None:
+def open_pool(
+    trust: ssl.SSLContext, *, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS
+) -> urllib3.PoolManager:
+    """Connections to an S3 server that ends its silence in time; requests that it is too busy for are repeated."""
+    return urllib3.PoolManager(
+        maxsize=POOL_SIZE,
+        timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
+        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+        ssl_context=trust,
+    )
+
+
+def error_code(document: str) -> str | None:
     """The code inside an S3 error document."""
     found = re.search(r"<Code>(\w+)</Code>", document)
     return found.group(1) if found else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import uuid
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.absence import find_program
@@ -70,6 +72,20 @@ rgw_thread_pool_size = 32
 """
 
 
+@dataclass(frozen=True)
+class CephUser:
+    """Somebody with keys of their own, who may do nothing yet."""
+
+    name: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def principal(self) -> str:
+        """What policies call the user."""
+        return f"arn:aws:iam:::user/{self.name}"
+
+
 class CephCluster:
     """A throw-away cluster below one folder; its gateway can be killed and started again, objects kept."""
 
@@ -93,14 +109,26 @@ class CephCluster:
             self._make_monitor()
             self._make_storage_daemon()
             self.start_gateway()
-            self._run(
-                "radosgw-admin",
-                *("-n", "client.rgw", "user", "create", "--uid=lethe", "--display-name=lethe"),
-                *(f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"),
+            self.administer(
+                *("user", "create", "--uid=lethe", "--display-name=lethe"), f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"
             )
         except BaseException:
             self.stop()
             raise
+
+    def add_user(self, name: str) -> CephUser:
+        """Make a user."""
+        user = CephUser(name, access_key=secrets.token_hex(10), secret_key=secrets.token_hex(20))
+        self.administer(
+            *("user", "create", f"--uid={name}", f"--display-name={name}"),
+            f"--access-key={user.access_key}",
+            f"--secret-key={user.secret_key}",
+        )
+        return user
+
+    def administer(self, *arguments: str) -> None:
+        """Run radosgw-admin."""
+        self._run("radosgw-admin", "-n", "client.rgw", *arguments)
 
     def start_gateway(self) -> None:
         """Start the S3 gateway and wait until it answers."""

@@ -1,0 +1,92 @@
+"""The commands that make a deployment's database and object store ready: migrate and bootstrap; both may be repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+import typer
+
+from shared.cli.console import ERRORS, print_facts
+from shared.database import Database
+from shared.errors import UnavailableError
+from shared.http.migrations import migrate as migrate_all
+from shared.settings import Settings, get_settings
+from shared.storage import open_store
+from shared.storage.buckets import Buckets, bucket_policy, open_buckets
+
+_RETRY_SECONDS: Final = 1.0
+_SIX_YEARS: Final = 2190  # days that records of access to patients' data are commonly kept
+
+AnswerT = TypeVar("AnswerT")
+
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a server that does not answer yet.")]
+
+
+def migrate(wait: Wait = 60) -> None:
+    """Bring the tables of LETHE_DATABASE_URL to this version; run it before services of a new version start."""
+    with closing(Database.open(get_settings())) as database:
+        ran = patiently(lambda: migrate_all(database), timedelta(seconds=wait))
+    print_facts({f"tables of {name}": f"{steps} steps" if steps else "up to date" for name, steps in ran.items()})
+
+
+def bootstrap(
+    wait: Wait = 60,
+    principal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who a service is to the S3 server, to be granted its policy: trainer=arn:aws:iam:::user/trainer. May be repeated."
+        ),
+    ] = None,
+    policies: Annotated[Path, typer.Option(help="Folder of the services' policies.")] = Path("deploy/storage/policies"),
+    audit_retention_days: Annotated[
+        int, typer.Option(min=0, help="Days that an object of LETHE_AUDIT_BUCKET cannot be changed or deleted; 0 leaves it to its writers.")
+    ] = _SIX_YEARS,
+) -> None:
+    """Make buckets, policies and tables, with an operator's credentials; what is there already is left or renewed."""
+    settings = get_settings()
+    principals = read_principals(principal or [])
+    patience = timedelta(seconds=wait)
+    if settings.store == "s3":
+        with closing(open_buckets(settings)) as buckets:
+            patiently(lambda: _prepare_buckets(buckets, settings, audit_retention_days), patience)
+            if principals:
+                buckets.grant(settings.s3_bucket, bucket_policy(policies, principals, bucket=settings.s3_bucket))
+                print_facts({"policy": f"granted to {', '.join(sorted(principals))}"})
+    with closing(open_store(settings)) as store:
+        found = patiently(store.probe, patience)
+    print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})
+    migrate(wait)
+
+
+def read_principals(given: Sequence[str]) -> Mapping[str, str]:
+    """Service and principal of each `service=principal`."""
+    parted = [text.partition("=") for text in given]
+    if not all(service and name for service, _, name in parted):
+        raise typer.BadParameter("write service=principal", param_hint="--principal")
+    return {service: name for service, _, name in parted}
+
+
+def patiently(ask: Callable[[], AnswerT], patience: timedelta) -> AnswerT:
+    """Ask a server, which may still be starting, until it answers."""
+    deadline = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            return ask()
+        except UnavailableError as error:
+            if time.monotonic() >= deadline:
+                raise
+            ERRORS.print(f"{error} Asked again in {_RETRY_SECONDS:g} s.", markup=False, highlight=False, soft_wrap=True)
+            time.sleep(_RETRY_SECONDS)
+
+
+def _prepare_buckets(buckets: Buckets, settings: Settings, retention_days: int) -> None:
+    """Both buckets, or the one for everything."""
+    print_facts({f"{settings.s3_bucket}: {step}": told for step, told in buckets.prepare(settings.s3_bucket).items()})
+    if settings.audit_bucket:
+        done = buckets.prepare_audit(settings.audit_bucket, retention_days=retention_days)
+        print_facts({f"{settings.audit_bucket}: {step}": told for step, told in done.items()})

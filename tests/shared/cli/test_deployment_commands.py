@@ -1,0 +1,76 @@
+"""migrate and bootstrap: an operator's first commands, repeated without harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.settings import get_settings
+from tests.servers.processes import free_port
+
+if TYPE_CHECKING:
+    from tests.servers.postgres import PostgresServer
+    from tests.servers.s3_server import S3Server
+    from tests.shared.cli.conftest import Lethe
+
+
+@pytest.fixture(autouse=True)
+def settings_read_anew() -> None:
+    get_settings.cache_clear()
+
+
+@pytest.mark.server
+def test_migrate_tells_what_it_ran(lethe: Lethe, monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer) -> None:
+    monkeypatch.setenv("LETHE_DATABASE_URL", postgres_server.new_database())
+    assert lethe("migrate") == 0
+    assert "tables of job" in lethe.out
+    assert "1 steps" in lethe.out
+    assert lethe("migrate") == 0
+    assert "1 steps" not in lethe.out
+    assert "up to date" in lethe.out
+
+
+def test_migrate_without_a_database_ends_with_three(lethe: Lethe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_DATABASE_URL", f"postgresql://lethe:open-sesame@127.0.0.1:{free_port()}/lethe")
+    assert lethe("migrate", "--wait", "0") == 3
+    assert "The database does not answer" in lethe.err
+    assert "open-sesame" not in lethe.err
+
+
+@pytest.mark.server
+def test_bootstrap_makes_everything_and_may_be_repeated(
+    lethe: Lethe, monkeypatch: pytest.MonkeyPatch, ceph_server: S3Server, postgres_server: PostgresServer
+) -> None:
+    for name, value in {
+        "LETHE_STORE": "s3",
+        "LETHE_S3_ENDPOINT": ceph_server.endpoint,
+        "LETHE_S3_ACCESS_KEY": ceph_server.access_key,
+        "LETHE_S3_SECRET_KEY": ceph_server.secret_key,
+        "LETHE_S3_SECURE": "false",
+        "LETHE_S3_BUCKET": "bootstrapped",
+        "LETHE_AUDIT_BUCKET": "bootstrapped-audit",
+        "LETHE_DATABASE_URL": postgres_server.new_database(),
+    }.items():
+        monkeypatch.setenv(name, value)
+    policies = str(Path(__file__).parents[3] / "deploy" / "storage" / "policies")
+    granted = ["--policies", policies, "--principal", "sampler=arn:aws:iam:::user/lethe"]
+    assert lethe("bootstrap", "--audit-retention-days", "1", *granted) == 0, lethe.err
+    assert "made" in lethe.out
+    assert "granted to sampler" in lethe.out
+    assert lethe("bootstrap", "--audit-retention-days", "1") == 0
+    assert "was there" in lethe.out
+    assert "up to date" in lethe.out
+
+
+def test_bootstrap_of_a_folder_and_a_file_needs_nothing(lethe: Lethe, tmp_path: Path) -> None:
+    assert lethe("bootstrap") == 0
+    assert "conditional_put" in lethe.out
+    assert (tmp_path / "var" / "lethe.db").is_file()
+
+
+@pytest.mark.parametrize("given", ["trainer", "=arn", "trainer="])
+def test_principal_without_service_or_name_is_wrongly_asked(lethe: Lethe, given: str) -> None:
+    assert lethe("bootstrap", "--principal", given) == 2
+    assert "service=principal" in lethe.err

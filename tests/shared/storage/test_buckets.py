@@ -1,0 +1,171 @@
+"""Buckets: made and made again, whatever the server can do, with policies that each service's credentials meet."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from minio.error import S3Error
+from pydantic import SecretStr
+
+from shared.errors import ConflictError, InvalidRequestError, UnavailableError
+from shared.settings import Settings
+from shared.storage import S3Store
+from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICY_BUCKET, SERVICES, Buckets, bucket_policy, open_buckets
+from tests.fixtures.servers import connect
+from tests.servers.ceph import CephCluster
+from tests.servers.processes import free_port
+from tests.servers.s3_server import S3Server
+
+POLICIES = Path(__file__).parents[3] / "deploy" / "storage" / "policies"
+
+
+def settings_of(server: S3Server) -> Settings:
+    return Settings(
+        store="s3",
+        s3_endpoint=server.endpoint,
+        s3_access_key=SecretStr(server.access_key),
+        s3_secret_key=SecretStr(server.secret_key),
+        s3_secure=False,
+    )
+
+
+@pytest.fixture
+def buckets(ceph_server: S3Server) -> Iterator[Buckets]:
+    with closing(open_buckets(settings_of(ceph_server))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def name() -> str:
+    return f"bucket-{secrets.token_hex(6)}"
+
+
+@pytest.mark.server
+def test_bucket_keeps_versions_and_expires_leftovers(buckets: Buckets, ceph_server: S3Server, name: str) -> None:
+    assert buckets.prepare(name) == {"bucket": "made", "versions": "on", "lifecycle": "on"}
+    assert buckets.prepare(name) == {"bucket": "was there", "versions": "on", "lifecycle": "on"}
+    assert buckets._client.get_bucket_versioning(bucket_name=name).status == "Enabled"
+    lifecycle = buckets._client.get_bucket_lifecycle(bucket_name=name)
+    assert lifecycle is not None
+    rules = {rule.rule_id: rule for rule in lifecycle.rules}
+    old = rules["leftovers"].noncurrent_version_expiration
+    assert old is not None
+    assert old.noncurrent_days == OLD_VERSIONS_DAYS
+    assert rules["leftovers"].abort_incomplete_multipart_upload is not None
+    assert rules["probes"].expiration is not None
+    with closing(connect(ceph_server, name)) as store:
+        store.put(key="a", data=b"kept")
+        store.delete(key="a")
+        assert store.put(key="a", data=b"new", if_absent=True).size_bytes == 3
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("server", ["moto_server", "rclone_server"])
+def test_what_a_server_cannot_do_is_told_and_done_without(request: pytest.FixtureRequest, server: str, name: str) -> None:
+    with closing(open_buckets(settings_of(request.getfixturevalue(server)))) as opened:
+        told = opened.prepare(name)
+        assert told["bucket"] == "made"
+        assert opened.prepare(name)["bucket"] == "was there"
+    if server == "rclone_server":
+        assert told["lifecycle"].startswith("not supported by this server")
+
+
+@pytest.mark.server
+def test_object_of_the_audit_bucket_outlives_its_deletion(buckets: Buckets, ceph_server: S3Server, name: str) -> None:
+    assert buckets.prepare_audit(name, retention_days=2) == {"bucket": "made", "object lock": "2 days"}
+    assert buckets.prepare_audit(name, retention_days=2)["bucket"] == "was there"
+    with closing(connect(ceph_server, name)) as store:
+        store.put(key="anchor", data=b"head", if_absent=True)
+    version = next(iter(buckets._client.list_objects(bucket_name=name, include_version=True))).version_id
+    with pytest.raises(S3Error, match="AccessDenied"):
+        buckets._client.remove_object(bucket_name=name, object_name="anchor", version_id=version)
+
+
+@pytest.mark.server
+def test_audit_bucket_without_lock_is_refused(buckets: Buckets, name: str) -> None:
+    buckets.prepare(name)
+    with pytest.raises(ConflictError, match="made without object lock"):
+        buckets.prepare_audit(name, retention_days=2)
+
+
+@pytest.mark.server
+def test_each_service_does_its_work_and_nothing_else(buckets: Buckets, ceph_cluster: CephCluster, name: str) -> None:
+    buckets.prepare(name)
+    users = {service: ceph_cluster.add_user(f"{service}-{name}") for service in SERVICES}
+    buckets.grant(name, bucket_policy(POLICIES, {service: user.principal for service, user in users.items()}, bucket=name))
+    with closing(connect(ceph_cluster.server, name)) as owner:
+        for folder in ("datasets", "models", "galleries", "checkpoints", "generations", "elsewhere"):
+            owner.put(key=f"{folder}/there", data=b"there")
+    may_write = {
+        "trainer": {"datasets", "models", "galleries", "checkpoints"},
+        "sampler": {"generations"},
+        "detector": {"galleries"},
+        "mitigator": set(),
+    }
+    may_read = {
+        "trainer": {"datasets", "models", "galleries", "checkpoints"},
+        "sampler": {"models", "generations"},
+        "detector": {"datasets", "models", "galleries"},
+        "mitigator": {"models"},
+    }
+    folders = {"datasets", "models", "galleries", "checkpoints", "generations", "elsewhere"}
+    for service, user in users.items():
+        with closing(connect(replace(ceph_cluster.server, access_key=user.access_key, secret_key=user.secret_key), name)) as store:
+            assert store.probe()["read_back"]
+            assert {folder for folder in folders if succeeds(store, f"{folder}/there", write=False)} == may_read[service]
+            assert {folder for folder in folders if succeeds(store, f"{folder}/by-{service}", write=True)} == may_write[service]
+            if service != "trainer":
+                with pytest.raises(UnavailableError, match="AccessDenied"):
+                    store.delete(key="models/there")
+
+
+def succeeds(store: S3Store, key: str, *, write: bool) -> bool:
+    """Whether the credentials may do it."""
+    try:
+        store.put(key=key, data=b"x", if_absent=True) if write else store.get(key=key)
+    except UnavailableError as error:
+        if "AccessDenied" not in str(error):
+            raise
+        return False
+    return True
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_policy_names_the_bucket_and_no_wildcard_action(service: str) -> None:
+    statements = json.loads((POLICIES / f"{service}.json").read_text(encoding="utf-8"))["Statement"]
+    assert all(resource == POLICY_BUCKET or resource.startswith(f"{POLICY_BUCKET}/") for one in statements for resource in one["Resource"])
+    assert not [action for one in statements for action in one["Action"] if "*" in action]
+
+
+def test_policy_is_made_for_the_bucket_and_principal_at_hand() -> None:
+    policy = bucket_policy(POLICIES, {"mitigator": "arn:aws:iam:::user/m"}, bucket="ward-a")
+    assert {statement["Sid"] for statement in policy["Statement"]} == {"mitigator0", "mitigator1", "mitigator2"}
+    assert all(statement["Principal"] == {"AWS": ["arn:aws:iam:::user/m"]} for statement in policy["Statement"])
+    assert policy["Statement"][1]["Resource"] == ["arn:aws:s3:::ward-a/models/*", "arn:aws:s3:::ward-a/aliases/*"]
+
+
+def test_unknown_service_and_missing_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="no service 'painter'"):
+        bucket_policy(POLICIES, {"painter": "arn:aws:iam:::user/p"}, bucket="lethe")
+    with pytest.raises(InvalidRequestError, match=r"trainer\.json cannot be read"):
+        bucket_policy(tmp_path, {"trainer": "arn:aws:iam:::user/t"}, bucket="lethe")
+
+
+def test_server_that_is_away_is_unavailable() -> None:
+    away = S3Server(name="away", endpoint=f"127.0.0.1:{free_port()}")
+    with closing(open_buckets(settings_of(away))) as opened, pytest.raises(UnavailableError, match="does not answer"):
+        opened.prepare("lethe")
+
+
+@pytest.mark.server
+def test_wrong_credentials_are_refused_without_telling_them(ceph_server: S3Server) -> None:
+    with closing(open_buckets(settings_of(replace(ceph_server, secret_key="wrong-secret")))) as opened:
+        with pytest.raises(UnavailableError, match="refused the request") as caught:
+            opened.prepare("lethe")
+        assert "wrong-secret" not in str(caught.value)
