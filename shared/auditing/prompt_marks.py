@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
+from typing import TypedDict
 
 from shared.kept_keys import kept_key
 from shared.settings import Settings
 
 
-def mark_prompts(prompts: Sequence[str], settings: Settings) -> list[dict[str, str | int]]:
+class PromptMark(TypedDict):
+    """A prompt without its words."""
+
+    hmac: str
+    length: int
+
+
+def mark_prompts(prompts: Sequence[str], settings: Settings) -> list[PromptMark]:
     """The mark of each prompt, under a key that the installation keeps."""
     key = kept_key(settings.keys_folder / "prompt-marks.key")
-    return [{"hmac": hmac.digest(key, prompt.encode(), hashlib.sha256).hex(), "length": len(prompt)} for prompt in prompts]
+    return [PromptMark(hmac=hmac.digest(key, prompt.encode(), hashlib.sha256).hex(), length=len(prompt)) for prompt in prompts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.sampler.prompt_marks import mark_prompts
+from shared.auditing.prompt_marks import mark_prompts
 from shared.settings import Settings
 
 if TYPE_CHECKING:
