@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi dashboards bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
+.PHONY: help install lock format lint test demo up openapi dashboards kubernetes-rules deploy-check bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ openapi: $(STAMP) ## Write the schemas of the services to docs/openapi/
 
 dashboards: $(STAMP) ## Write Grafana's dashboards to deploy/grafana/dashboards/
 	$(BIN)/python deploy/grafana/write.py
+
+kubernetes-rules: $(STAMP) ## Write the alert rules of deploy/prometheus as a resource of deploy/kubernetes
+	$(BIN)/python deploy/kubernetes/write_rules.py
+
+deploy-check: $(STAMP) ## Render the Kubernetes overlays and hold them to the schemas and to the rules by which pods are locked down
+	$(BIN)/pytest -q tests/deploy/test_kubernetes.py
 
 bench-screening: $(STAMP) ## Measure prompts per second of screening beside the bare network
 	$(BIN)/python -m benchmarks.screening
