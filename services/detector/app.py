@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import urlsplit
 
 import torch
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from services.detector.state import DetectorState
 from shared.catalog import open_catalog
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
 from shared.http.app import create_app as create_service
 from shared.http.serve import serve
 from shared.jobs.opening import open_executor
@@ -53,7 +53,12 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
     lane = ComputeLane()
     try:
         with open_catalog(settings) as catalog:
-            screener = Screener(library=ModelLibrary(catalog), calibrations=Calibrations(catalog), lane=lane)
+            screener = Screener(
+                library=ModelLibrary(catalog, memory_bytes=settings.model_memory_bytes),
+                windows=PromptWindows(catalog),
+                calibrations=Calibrations(catalog),
+                lane=lane,
+            )
             async with JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS).serving() as runner, screener.batcher.serving():
                 yield DetectorState(
                     settings=settings,
@@ -72,7 +77,7 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
 def not_ready(state: DetectorState) -> list[str]:
     """Why the detector should get no work now."""
     state.jobs.ping()
-    state.catalog.ping()
+    state.catalog.check()
     saturated = state.lane.is_saturated or state.screener.batcher.is_saturated
     return state.runner.not_ready() + (["too many requests wait"] if saturated else [])
 
@@ -81,5 +86,4 @@ def main() -> None:
     """Serve at LETHE_DETECTOR_URL until told to stop."""
     configure_logging("detector")
     settings = get_settings()
-    address = urlsplit(settings.detector_url)
-    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8003)
+    serve(create_app(settings), url=settings.detector_url, default_port=8003, settings=settings)

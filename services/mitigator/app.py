@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 import torch
 from fastapi import FastAPI
@@ -55,7 +54,7 @@ async def open_state(settings: Settings) -> AsyncIterator[MitigatorState]:
 
 def not_ready(state: MitigatorState) -> list[str]:
     """Why the mitigator should get no work now."""
-    state.catalog.ping()
+    state.catalog.check()
     return ["the queue is full"] if state.lane.is_saturated else []
 
 
@@ -63,5 +62,4 @@ def main() -> None:
     """Serve at LETHE_MITIGATOR_URL until told to stop."""
     configure_logging("mitigator")
     settings = get_settings()
-    address = urlsplit(settings.mitigator_url)
-    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8004)
+    serve(create_app(settings), url=settings.mitigator_url, default_port=8004, settings=settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import torch
 from fastapi import FastAPI
@@ -14,6 +13,8 @@ from services.sampler.state import SamplerState
 from shared.catalog import open_catalog
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
+from shared.diffusion.studio import Studio
 from shared.http.app import create_app as create_service
 from shared.http.serve import serve
 from shared.settings import Settings, get_settings
@@ -40,20 +41,21 @@ async def open_state(settings: Settings) -> AsyncIterator[SamplerState]:
     lane = ComputeLane()
     try:
         with open_catalog(settings) as catalog:
-            yield SamplerState(settings=settings, catalog=catalog, library=ModelLibrary(catalog), lane=lane)
+            library = ModelLibrary(catalog, memory_bytes=settings.model_memory_bytes)
+            async with Studio(library, lane).serving() as studio:
+                yield SamplerState(settings=settings, catalog=catalog, windows=PromptWindows(catalog), studio=studio)
     finally:
         lane.close()
 
 
 def not_ready(state: SamplerState) -> list[str]:
     """Why the sampler should get no work now."""
-    state.catalog.ping()
-    return ["the queue is full"] if state.lane.is_saturated else []
+    state.catalog.check()
+    return ["the queue is full"] if state.studio.is_saturated else []
 
 
 def main() -> None:
     """Serve at LETHE_SAMPLER_URL until told to stop."""
     configure_logging("sampler")
     settings = get_settings()
-    address = urlsplit(settings.sampler_url)
-    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8002)
+    serve(create_app(settings), url=settings.sampler_url, default_port=8002, settings=settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from typing import Final
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from prometheus_client import Gauge
@@ -68,7 +67,7 @@ async def open_state(settings: Settings) -> AsyncIterator[TrainerState]:
 def not_ready(state: TrainerState) -> list[str]:
     """Why the trainer should get no work now."""
     state.jobs.ping()
-    state.catalog.ping()
+    state.catalog.check(writes=True)
     return state.runner.not_ready()
 
 
@@ -76,5 +75,4 @@ def main() -> None:
     """Serve at LETHE_TRAINER_URL until told to stop."""
     configure_logging("trainer")
     settings = get_settings()
-    address = urlsplit(settings.trainer_url)
-    serve(create_app(settings), host=address.hostname or "127.0.0.1", port=address.port or 8001)
+    serve(create_app(settings), url=settings.trainer_url, default_port=8001, settings=settings)

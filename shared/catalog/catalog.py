@@ -34,7 +34,7 @@ from shared.catalog.manifests import (
     ModelManifest,
 )
 from shared.errors import AlreadyExistsError, IntegrityError, InvalidRequestError, NotFoundError
-from shared.storage import ObjectStore, integrity_failure, verify_digest
+from shared.storage import ObjectStore, StoreFitness, integrity_failure, verify_digest
 
 FOLDERS: dict[Kind, str] = {
     "dataset": "datasets",
@@ -57,10 +57,15 @@ class Catalog:
     def __init__(self, store: ObjectStore, cache_dir: Path) -> None:
         self._store = store
         self._cache = Cache(store, cache_dir)
+        self._fitness = StoreFitness(store)
 
     def ping(self) -> None:
         """Ask the store something small; UnavailableError when it does not answer."""
         self._store.exists(key="ping")
+
+    def check(self, *, writes: bool = False) -> None:
+        """UnavailableError while the store is away, or unfit; with `writes`, also while it takes no more."""
+        self._fitness.check(writes=writes)
 
     def commit(self, manifest: AnyKindOfManifest, folder: Path | None = None) -> AnyKindOfManifest:
         """Upload every file below `folder`, then the manifest; only that last write makes the thing exist.

@@ -57,8 +57,7 @@ def bootstrap(
             if principals:
                 buckets.grant(settings.s3_bucket, bucket_policy(policies, principals, bucket=settings.s3_bucket))
                 print_facts({"policy": f"granted to {', '.join(sorted(principals))}"})
-    with closing(open_store(settings)) as store:
-        found = patiently(store.probe, patience)
+    found = patiently(lambda: _probe(settings), patience)
     print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})
     migrate(wait)
 
@@ -84,9 +83,16 @@ def patiently(ask: Callable[[], AnswerT], patience: timedelta) -> AnswerT:
             time.sleep(_RETRY_SECONDS)
 
 
+def _probe(settings: Settings) -> dict[str, bool]:
+    """What the store can do now."""
+    with closing(open_store(settings)) as store:
+        return store.probe()
+
+
 def _prepare_buckets(buckets: Buckets, settings: Settings, retention_days: int) -> None:
     """Both buckets, or the one for everything."""
-    print_facts({f"{settings.s3_bucket}: {step}": told for step, told in buckets.prepare(settings.s3_bucket).items()})
+    done = buckets.prepare(settings.s3_bucket, honours_conditions=lambda: _probe(settings)["conditional_put"])
+    print_facts({f"{settings.s3_bucket}: {step}": told for step, told in done.items()})
     if settings.audit_bucket:
         done = buckets.prepare_audit(settings.audit_bucket, retention_days=retention_days)
         print_facts({f"{settings.audit_bucket}: {step}": told for step, told in done.items()})

@@ -1,6 +1,7 @@
 """Objects at rest: one protocol, a folder or an S3 server behind it."""
 
 from shared.storage.directory import DirectoryStore
+from shared.storage.fitness import StoreFitness
 from shared.storage.keys import validate_key
 from shared.storage.object_store import ObjectInfo, ObjectStore
 from shared.storage.opening import open_store
@@ -12,6 +13,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "S3Store",
+    "StoreFitness",
     "count_failure",
     "integrity_failure",
     "open_store",

@@ -15,7 +15,7 @@ from minio.commonconfig import ENABLED, GOVERNANCE, Filter
 from minio.error import InvalidResponseError, MinioException, S3Error
 from minio.lifecycleconfig import AbortIncompleteMultipartUpload, Expiration, LifecycleConfig, NoncurrentVersionExpiration, Rule
 from minio.objectlockconfig import DAYS, ObjectLockConfig
-from minio.versioningconfig import VersioningConfig
+from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 from shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from shared.settings import Settings
@@ -29,6 +29,7 @@ LEFTOVERS_DAYS: Final = 1
 # The bucket that the policy files name; the one of the settings takes its place.
 POLICY_BUCKET: Final = "arn:aws:s3:::lethe"
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")
+_MADE: Final = "made"
 _UNSUPPORTED: Final = {"NotImplemented", "MethodNotAllowed", "NotSupported", "UnsupportedOperation", "unreadable"}
 
 
@@ -43,11 +44,16 @@ class Buckets:
         """Close all idle connections."""
         self._pool.clear()
 
-    def prepare(self, bucket: str) -> dict[str, str]:
-        """Make the bucket of all objects unless it is there, keep versions, expire leftovers; answers what became of each step."""
+    def prepare(self, bucket: str, *, honours_conditions: Callable[[], bool]) -> dict[str, str]:
+        """Make the bucket of all objects unless it is there, keep versions, expire leftovers; answers what became of each step.
+
+        Versions are turned on in a new bucket only, and off again where the server then ignores conditional PUT (Ceph 16 does):
+        what is committed never changes, so that one writer wins counts for more.
+        """
+        made = self._make(bucket, object_lock=False)
         return {
-            "bucket": self._make(bucket, object_lock=False),
-            "versions": self._try(lambda: self._keep_versions(bucket)),
+            "bucket": made,
+            "versions": self._try(lambda: self._keep_versions(bucket, honours_conditions)) if made == _MADE else "left as they were",
             "lifecycle": self._try(lambda: self._expire_leftovers(bucket)),
         }
 
@@ -81,12 +87,17 @@ class Buckets:
                 if error.code != "BucketAlreadyOwnedByYou":
                     raise
                 return "was there"
-            return "made"
+            return _MADE
 
-    def _keep_versions(self, bucket: str) -> None:
+    def _keep_versions(self, bucket: str, honours_conditions: Callable[[], bool]) -> str:
+        honoured_before = honours_conditions()
         self._client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
+        if honours_conditions() or not honoured_before:
+            return "on"
+        self._client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(SUSPENDED))
+        return "off, because this server ignores conditional PUT in a bucket that keeps them"
 
-    def _expire_leftovers(self, bucket: str) -> None:
+    def _expire_leftovers(self, bucket: str) -> str:
         everything = Rule(
             status=ENABLED,
             rule_id="leftovers",
@@ -97,12 +108,13 @@ class Buckets:
         )
         probes = Rule(status=ENABLED, rule_id="probes", rule_filter=Filter(prefix="probe/"), expiration=Expiration(days=LEFTOVERS_DAYS))
         self._client.set_bucket_lifecycle(bucket_name=bucket, config=LifecycleConfig([everything, probes]))
+        return "on"
 
-    def _try(self, step: Callable[[], None]) -> str:
+    def _try(self, step: Callable[[], str]) -> str:
         """Take a step that Lethe can do without."""
         with _answering():
             try:
-                step()
+                return step()
             except S3Error as error:
                 if error.code not in _UNSUPPORTED:
                     raise
@@ -110,7 +122,6 @@ class Buckets:
             except InvalidResponseError as error:
                 # Some servers send their error documents under a media type that the SDK does not read.
                 return f"not supported by this server ({error_code(str(error)) or 'unreadable answer'})"
-            return "on"
 
 
 def open_buckets(settings: Settings) -> Buckets:

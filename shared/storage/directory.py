@@ -84,7 +84,7 @@ class DirectoryStore:
     def probe(self) -> dict[str, bool]:
         """Try what the folder's file system can do; one without hard links raises UnavailableError, since it cannot take commits."""
         key = f"probe/{secrets.token_hex(8)}"
-        capabilities = {"read_back": False, "digest": True, "conditional_put": False}
+        capabilities = {"read_back": False, "digest": True, "conditional_put": False, "versioning": False}
         self.put(key=key, data=key.encode(), if_absent=True)
         try:
             capabilities["read_back"] = self.get(key=key) == key.encode()

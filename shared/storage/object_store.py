@@ -65,7 +65,7 @@ class ObjectStore(Protocol):
         ...
 
     def probe(self) -> dict[str, bool]:
-        """Try what the store can do: `read_back`, `digest` and `conditional_put`, false where it is missing."""
+        """Try what the store can do: `read_back`, `digest`, `conditional_put` and `versioning`, false where it is missing."""
         ...
 
     def close(self) -> None:

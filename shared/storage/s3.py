@@ -72,6 +72,7 @@ class S3Store:
         )
         self._http = httpx.Client(timeout=httpx.Timeout(read_seconds, connect=connect_seconds), verify=trust, trust_env=False)
         self._conditional_put: bool | None = None
+        self._told: dict[str, bool] = {}
         self._probing = threading.Lock()
 
     def put(self, *, key: str, data: bytes, if_absent: bool = False) -> ObjectInfo:
@@ -83,7 +84,8 @@ class S3Store:
                 return self._put_conditionally(key, data)
             if if_absent and self._taken(key):
                 raise AlreadyExistsError(f"The object {key!r} exists already; committed objects never change.")
-            return self._put_plainly(key, data)
+            self._put_plainly(key, data)
+        return ObjectInfo(key=key, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def put_file(self, *, key: str, path: Path) -> ObjectInfo:
         """Write a local file's content, read twice: once for the digest, once in parts of at most 16 MiB."""
@@ -153,28 +155,40 @@ class S3Store:
             self._client.remove_object(bucket_name=self._bucket, object_name=key)
 
     def probe(self) -> dict[str, bool]:
-        """Try what the server can do: read back what was written, keep the digest, refuse a conditional PUT on a taken key."""
+        """Try what the server can do: read back, keep the digest, refuse a conditional PUT on a taken key, keep versions."""
         key = f"probe/{secrets.token_hex(8)}"
         data = key.encode()
+        with self._operation("put", key):
+            version = self._put_plainly(key, data)
         try:
-            written = self.put(key=key, data=data)
             capabilities = {
                 "read_back": self.get(key=key) == data,
-                "digest": self.stat(key=key).sha256 == written.sha256,
+                "digest": self.stat(key=key).sha256 == hashlib.sha256(data).hexdigest(),
                 "conditional_put": self._has_conditional_put(),
+                "versioning": version is not None,
             }
         finally:
-            self.delete(key=key)
-        record_capabilities("s3", capabilities)
-        for capability, present in capabilities.items():
-            if not present:
-                _log.warning("storage_capability_missing", capability=capability)
+            self._forget(key, version)
+        self._tell(capabilities)
         return capabilities
 
     def close(self) -> None:
         """Close all idle connections."""
         self._http.close()
         self._pool.clear()
+
+    def _forget(self, key: str, version: str | None) -> None:
+        """Remove an object together with its version, which a mere delete would keep."""
+        with self._operation("delete", key):
+            self._client.remove_object(bucket_name=self._bucket, object_name=key, version_id=version)
+
+    def _tell(self, capabilities: dict[str, bool]) -> None:
+        """Publish a probe's findings, and log what is missing where that is news."""
+        record_capabilities("s3", capabilities)
+        for capability, present in capabilities.items():
+            if not present and self._told.get(capability) is not False:
+                _log.warning("storage_capability_missing", capability=capability)
+        self._told = capabilities
 
     def _has_conditional_put(self) -> bool:
         """Whether the server honours the condition, found out once and before it is first relied on."""
@@ -197,17 +211,17 @@ class S3Store:
         _log.warning("storage_conditional_put_ignored", consequence="if_absent looks, then writes; two writers at once may both succeed")
         return False
 
-    def _put_plainly(self, key: str, data: bytes) -> ObjectInfo:
-        sha256 = hashlib.sha256(data).hexdigest()
-        self._client.put_object(
+    def _put_plainly(self, key: str, data: bytes) -> str | None:
+        """One PUT; answers the version that a server which keeps versions gave the object."""
+        written = self._client.put_object(
             bucket_name=self._bucket,
             object_name=key,
             data=BytesIO(data),
             length=len(data),
             part_size=PART_BYTES,
-            metadata={"sha256": sha256},
+            metadata={"sha256": hashlib.sha256(data).hexdigest()},
         )
-        return ObjectInfo(key=key, size_bytes=len(data), sha256=sha256)
+        return None if written.version_id == "null" else written.version_id
 
     def _put_conditionally(self, key: str, data: bytes) -> ObjectInfo:
         """One PUT that fails where the key is taken; not retried, because a lost answer would turn success into a refusal."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def test_opened_catalog_answers_from_the_store_under_home(tmp_path: Path) -> None:
     with open_catalog(Settings(home=tmp_path)) as catalog:
         catalog.ping()
+        catalog.check(writes=True)
         assert catalog.list("model", 10) == ([], None)
 
 

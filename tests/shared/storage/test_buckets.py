@@ -47,9 +47,10 @@ def name() -> str:
 
 
 @pytest.mark.server
-def test_bucket_keeps_versions_and_expires_leftovers(buckets: Buckets, ceph_server: S3Server, name: str) -> None:
-    assert buckets.prepare(name) == {"bucket": "made", "versions": "on", "lifecycle": "on"}
-    assert buckets.prepare(name) == {"bucket": "was there", "versions": "on", "lifecycle": "on"}
+def test_bucket_keeps_versions_and_expires_leftovers(buckets: Buckets, name: str) -> None:
+    assert buckets.prepare(name, honours_conditions=lambda: True) == {"bucket": "made", "versions": "on", "lifecycle": "on"}
+    again = buckets.prepare(name, honours_conditions=lambda: False)
+    assert again == {"bucket": "was there", "versions": "left as they were", "lifecycle": "on"}
     assert buckets._client.get_bucket_versioning(bucket_name=name).status == "Enabled"
     lifecycle = buckets._client.get_bucket_lifecycle(bucket_name=name)
     assert lifecycle is not None
@@ -59,19 +60,28 @@ def test_bucket_keeps_versions_and_expires_leftovers(buckets: Buckets, ceph_serv
     assert old.noncurrent_days == OLD_VERSIONS_DAYS
     assert rules["leftovers"].abort_incomplete_multipart_upload is not None
     assert rules["probes"].expiration is not None
-    with closing(connect(ceph_server, name)) as store:
-        store.put(key="a", data=b"kept")
-        store.delete(key="a")
-        assert store.put(key="a", data=b"new", if_absent=True).size_bytes == 3
+
+
+@pytest.mark.server
+def test_versions_give_way_where_they_cost_conditional_put(buckets: Buckets, ceph_server: S3Server, name: str) -> None:
+    told = buckets.prepare(name, honours_conditions=lambda: honours_conditions(ceph_server, name))
+    assert told["versions"].startswith("off, because this server ignores conditional PUT")
+    assert honours_conditions(ceph_server, name)
+
+
+def honours_conditions(server: S3Server, bucket: str) -> bool:
+    """What a store that is opened now finds."""
+    with closing(connect(server, bucket)) as store:
+        return store.probe()["conditional_put"]
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("server", ["moto_server", "rclone_server"])
 def test_what_a_server_cannot_do_is_told_and_done_without(request: pytest.FixtureRequest, server: str, name: str) -> None:
     with closing(open_buckets(settings_of(request.getfixturevalue(server)))) as opened:
-        told = opened.prepare(name)
+        told = opened.prepare(name, honours_conditions=lambda: True)
         assert told["bucket"] == "made"
-        assert opened.prepare(name)["bucket"] == "was there"
+        assert opened.prepare(name, honours_conditions=lambda: True)["bucket"] == "was there"
     if server == "rclone_server":
         assert told["lifecycle"].startswith("not supported by this server")
 
@@ -89,14 +99,14 @@ def test_object_of_the_audit_bucket_outlives_its_deletion(buckets: Buckets, ceph
 
 @pytest.mark.server
 def test_audit_bucket_without_lock_is_refused(buckets: Buckets, name: str) -> None:
-    buckets.prepare(name)
+    buckets.prepare(name, honours_conditions=lambda: True)
     with pytest.raises(ConflictError, match="made without object lock"):
         buckets.prepare_audit(name, retention_days=2)
 
 
 @pytest.mark.server
 def test_each_service_does_its_work_and_nothing_else(buckets: Buckets, ceph_cluster: CephCluster, name: str) -> None:
-    buckets.prepare(name)
+    buckets.prepare(name, honours_conditions=lambda: honours_conditions(ceph_cluster.server, name))
     users = {service: ceph_cluster.add_user(f"{service}-{name}") for service in SERVICES}
     buckets.grant(name, bucket_policy(POLICIES, {service: user.principal for service, user in users.items()}, bucket=name))
     with closing(connect(ceph_cluster.server, name)) as owner:
@@ -160,12 +170,12 @@ def test_unknown_service_and_missing_file_are_named(tmp_path: Path) -> None:
 def test_server_that_is_away_is_unavailable() -> None:
     away = S3Server(name="away", endpoint=f"127.0.0.1:{free_port()}")
     with closing(open_buckets(settings_of(away))) as opened, pytest.raises(UnavailableError, match="does not answer"):
-        opened.prepare("lethe")
+        opened.prepare("lethe", honours_conditions=lambda: True)
 
 
 @pytest.mark.server
 def test_wrong_credentials_are_refused_without_telling_them(ceph_server: S3Server) -> None:
     with closing(open_buckets(settings_of(replace(ceph_server, secret_key="wrong-secret")))) as opened:
         with pytest.raises(UnavailableError, match="refused the request") as caught:
-            opened.prepare("lethe")
+            opened.prepare("lethe", honours_conditions=lambda: True)
         assert "wrong-secret" not in str(caught.value)

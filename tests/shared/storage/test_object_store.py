@@ -190,5 +190,6 @@ def test_threads_share_one_store(store: ObjectStore, folder: str) -> None:
 
 def test_probe_reports_what_the_store_can_do_and_leaves_nothing(store: ObjectStore, request: pytest.FixtureRequest) -> None:
     ignores_conditions = "rclone" in request.node.callspec.id
-    assert store.probe() == {"read_back": True, "digest": True, "conditional_put": not ignores_conditions}
+    found = {"read_back": True, "digest": True, "conditional_put": not ignores_conditions, "versioning": False}
+    assert store.probe() == found
     assert store.list(prefix="probe/") == []

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 import structlog
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 from prometheus_client import REGISTRY
 
 from shared.errors import AlreadyExistsError, IntegrityError, UnavailableError
@@ -99,7 +101,7 @@ def test_missing_capability_is_reported_by_log_and_metric(rclone_server: S3Serve
     with structlog.testing.capture_logs() as logs:
         assert open_bucket(rclone_server).probe()["conditional_put"] is False
     missing = [line["capability"] for line in logs if line["event"] == "storage_capability_missing"]
-    assert missing == ["conditional_put"]
+    assert missing == ["conditional_put", "versioning"]
     labels = {"store": "s3", "capability": "conditional_put", "present": "false"}
     assert REGISTRY.get_sample_value("lethe_storage_capability_info", labels) == 1.0
 
@@ -113,8 +115,12 @@ def test_server_that_drops_digests_is_found_by_the_probe(
     monkeypatch.setattr(store._client, "get_presigned_url", lambda **given: presign(**(given | {"extra_query_params": {}})))
     with structlog.testing.capture_logs() as logs:
         # Without its digest a conditional PUT would go in unverifiable, so it counts as missing too.
-        assert store.probe() == {"read_back": True, "digest": False, "conditional_put": False}
-    assert [line["capability"] for line in logs if line["event"] == "storage_capability_missing"] == ["digest", "conditional_put"]
+        assert store.probe() == {"read_back": True, "digest": False, "conditional_put": False, "versioning": False}
+    assert [line["capability"] for line in logs if line["event"] == "storage_capability_missing"] == [
+        "digest",
+        "conditional_put",
+        "versioning",
+    ]
 
 
 def test_body_that_breaks_on_the_way_is_refused(ceph_server: S3Server, open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,3 +279,16 @@ def test_killed_gateway_is_unavailable_and_comes_back_with_its_objects(
     with pytest.raises(AlreadyExistsError):
         store.put(key="kept", data=b"other", if_absent=True)
     assert [(info.key, store.get(key=info.key)) for info in store.list(prefix="")] == [("kept", b"kept"), ("new", b"new")]
+
+
+def test_probe_of_a_store_that_keeps_versions_leaves_none(ceph_server: S3Server, open_bucket: OpenBucket) -> None:
+    store = open_bucket(ceph_server)
+    store._client.set_bucket_versioning(bucket_name=store._bucket, config=VersioningConfig(ENABLED))
+
+    def versions() -> int:
+        return len(list(store._client.list_objects(bucket_name=store._bucket, include_version=True, recursive=True)))
+
+    assert store.probe()["versioning"]
+    of_the_first_condition = versions()  # tried once a process; lifecycle removes them
+    assert store.probe()["versioning"]
+    assert versions() == of_the_first_condition
