@@ -19,7 +19,7 @@ KUBERNETES = Path(__file__).parents[2] / "deploy" / "kubernetes"
 SCHEMAS = Path(__file__).parent / "schemas"
 OVERLAYS = ("cpu-demo", "gpu", "airgapped", "ray")
 # The oldest Kubernetes that the manifests are for (preStop sleep is on by default since then), and the newest that is known.
-VERSIONS = ("1.30", "1.37")
+OLDEST, NEWEST = "1.30", "1.37"
 
 Resource = dict[str, Any]
 
