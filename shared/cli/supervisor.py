@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,9 @@ from typing import Final, Self
 import httpx
 import psutil
 
+from shared.database import Database
 from shared.errors import LetheError
+from shared.http.migrations import migrate
 from shared.jobs.executor import PARENT_VARIABLE
 from shared.settings import Settings
 
@@ -81,6 +83,8 @@ class Supervisor:
     def start(self) -> None:
         """Start all services and wait until they are ready; StartError when a port is taken or one of them does not start."""
         refuse_taken_ports(self._ports)
+        with closing(Database.open(Settings(home=self.home))) as database:
+            migrate(database)  # who starts the house is its operator, also where LETHE_DATABASE_URL names a PostgreSQL
         self.logs.mkdir(parents=True, exist_ok=True)
         for name, port in self._ports.items():
             self.services.append(self._start(name, port))
