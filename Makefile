@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test demo up openapi dashboards kubernetes-rules deploy-check bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
+.PHONY: help install lock format lint test test-containers wheelhouse images compose-up compose-down demo up openapi dashboards kubernetes-rules deploy-check bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,30 @@ lint: $(STAMP) ## Check style, types and import layers
 	$(BIN)/lint-imports
 
 test: $(STAMP) ## Run the test suite, two files at a time
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile -m "not container"
+
+test-containers: $(STAMP) ## Build the images, run the whole system of compose.yaml on an engine of the tests' own, and kill its parts
+	$(BIN)/pytest -m container tests/containers
+
+# Which build of torch, optional parts (ray,otel), and what the images are built and run with.
+TORCH ?= cpu
+EXTRAS ?=
+BASE_IMAGE ?=
+IMAGE_PREFIX ?=
+DOCKER ?= docker
+COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
+
+wheelhouse: $(STAMP) ## Fetch the wheels that the images are built from (TORCH=cpu|cuda, EXTRAS=ray)
+	$(BIN)/python deploy/docker/wheelhouse.py $(TORCH) --extras "$(EXTRAS)"
+
+images: ## Build the images from the wheelhouse without a network (TORCH=cpu|cuda, BASE_IMAGE, IMAGE_PREFIX), their SBOM into dist/
+	python3 deploy/docker/build.py $(TORCH) --docker "$(DOCKER)" --base-image "$(BASE_IMAGE)" --prefix "$(IMAGE_PREFIX)"
+
+compose-up: ## Start the system of compose.yaml: secrets, buckets, tables, keys, services; may be repeated
+	python3 deploy/compose/up.py --compose "$(COMPOSE)"
+
+compose-down: ## Stop it; volumes stay
+	$(COMPOSE) down
 
 demo: $(STAMP) ## Run the whole story on real training and write var/demo/report.html
 	$(BIN)/lethe demo

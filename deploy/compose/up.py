@@ -1,0 +1,68 @@
+"""Start the system of compose.yaml: make the secrets that are missing, then buckets and tables, then API keys, then the services.
+
+What is there stays as it is, so that it may be run again at any time. It needs Python 3.9, Docker and Compose on the host, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shlex
+import subprocess
+from pathlib import Path
+
+DATABASE = "postgresql://lethe:{password}@database:5432/lethe"
+# API keys by the secret that holds them, with what `lethe key create` is told.
+KEYS = {
+    # The mitigator shows it to the detector.
+    "lethe_service_key": ["--kind", "service", "--name", "services", "--scopes", "score,read"],
+    "lethe_metrics_key": ["--name", "prometheus", "--scopes", "metrics:read"],
+    # The operator's own; no container gets it.
+    "lethe_api_key": ["--name", "operator", "--scopes", "read,train,generate,mitigate,score,export,admin,audit:read"],
+}
+
+
+def main() -> None:
+    """Bring everything up, and wait until nothing is left to be started."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compose", default="docker compose", help="the Compose command with its options")
+    parser.add_argument("--secrets", type=Path, default=Path("deploy/secrets"), help="folder of the secrets")
+    parser.add_argument("services", nargs="*", help="services to start; all when none is named")
+    arguments = parser.parse_args()
+    compose = shlex.split(arguments.compose)
+    make_secrets(arguments.secrets)
+    subprocess.run([*compose, "run", "--rm", "bootstrap"], check=True)
+    for name, options in KEYS.items():
+        issue_key(compose, arguments.secrets / name, options)
+    subprocess.run([*compose, "up", "--detach", *arguments.services], check=True)
+
+
+def make_secrets(folder: Path) -> None:
+    """Random passwords for what has none yet."""
+    # The folder is closed to others; the files are open to all, since each container reads them as a user of its own.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep(folder / "database_password", secrets.token_hex(24))
+    keep(folder / "lethe_database_url", DATABASE.format(password=(folder / "database_password").read_text(encoding="ascii")))
+    keep(folder / "lethe_s3_access_key", f"lethe-{secrets.token_hex(6)}")
+    keep(folder / "lethe_s3_secret_key", secrets.token_hex(24))
+    keep(folder / "grafana_password", secrets.token_hex(12))
+
+
+def issue_key(compose: list[str], path: Path, options: list[str]) -> None:
+    """Have Lethe issue an API key, unless there is one."""
+    if not path.exists():
+        command = [*compose, "run", "--rm", "-T", "--no-deps", "lethe", "key", "create", *options]
+        keep(path, subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def keep(path: Path, secret: str) -> None:
+    """Write a secret, whole or not at all, unless there is one."""
+    if not path.exists():
+        draft = path.with_name(f".{path.name}")
+        draft.write_text(secret, encoding="ascii")
+        draft.chmod(0o644)
+        draft.replace(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""The system of compose.yaml on a real engine, from the images that operators build: locked down, and whole again after every kill."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.docker.build import TARGETS, image_name
+from tests.servers.docker import BASE_IMAGE, ROOT, DockerEngine, run
+from tests.servers.processes import free_port
+
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+SERVICES = ("trainer", "sampler", "detector", "mitigator")
+NEIGHBOURS = ("store", "database", "prometheus")
+HERE = Path(__file__).parent
+PATIENCE_SECONDS = 300
+
+
+class System:
+    """The services and their neighbours, as an operator reaches them: by Docker, and over HTTP on published ports."""
+
+    def __init__(self, engine: DockerEngine, folder: Path) -> None:
+        self.engine = engine
+        self.secrets = folder / "secrets"
+        self.ports = {service: free_port() for service in (*SERVICES, "prometheus")}
+        variables = {f"{service.upper()}_PORT": port for service, port in self.ports.items()}
+        variables |= {"SECRETS_FOLDER": self.secrets, "DATA_FOLDER": folder / "data"}
+        # A subnet that another engine of this machine hardly has; checkpoints that are there soon.
+        variables |= {"EDGE_SUBNET": f"172.30.{random.randrange(256)}.0/24", "LETHE_TORCH_THREADS": 1, "LETHE_CHECKPOINT_SECONDS": 2}
+        settings = folder / "settings"
+        settings.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+        files = ["--file", str(ROOT / "compose.yaml"), "--file", str(HERE / "compose.test.yaml")]
+        self.compose = [*engine.compose, "--project-name", "lethe", "--project-directory", str(ROOT), "--env-file", str(settings), *files]
+
+    def up(self) -> None:
+        """What `make compose-up` does."""
+        script = [sys.executable, "deploy/compose/up.py", "--compose", shlex.join(self.compose), "--secrets", str(self.secrets)]
+        run([*script, *SERVICES, "prometheus"])
+
+    def container(self, service: str) -> str:
+        """The id of a service's container."""
+        return run([*self.compose, "ps", "--quiet", service]).strip()
+
+    def kill(self, service: str) -> None:
+        """SIGKILL, by the engine."""
+        self.engine.run("kill", self.container(service))
+
+    def start(self, service: str) -> None:
+        """Start what was killed."""
+        self.engine.run("start", self.container(service))
+
+    def client(self, service: str, key: str | None = "lethe_api_key") -> httpx.Client:
+        """A client with the operator's key, or another."""
+        headers = {"Authorization": f"Bearer {(self.secrets / key).read_text()}"} if key else {}
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.ports[service]}", headers=headers, timeout=PATIENCE_SECONDS, trust_env=False)
+
+    def post(self, service: str, path: str, body: dict[str, Any], *, key: str | None = None) -> httpx.Response:
+        """Send something once."""
+        with self.client(service) as client:
+            return client.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
+
+    def read(self, service: str, path: str) -> dict[str, Any]:
+        """Read something, however often it takes."""
+        found: list[dict[str, Any]] = []
+
+        def answered() -> bool:
+            with self.client(service) as client:
+                answer = client.get(path)
+            assert answer.status_code in {200, 503}, answer.text
+            found.extend([answer.json()] if answer.status_code == 200 else [])
+            return bool(found)
+
+        self.wait_until(answered)
+        return found[0]
+
+    def wait_until_ready(self, *services: str) -> None:
+        """Wait until services want work."""
+        for service in services:
+            self.read(service, "/readyz")
+
+    def finished(self, path: str, *, service: str = "trainer") -> dict[str, Any]:
+        """The operation at a path, once it succeeded."""
+
+        def ended() -> bool:
+            operation = self.read(service, path)
+            assert operation["state"] not in {"failed", "cancelled"}, operation["error"]
+            return bool(operation["state"] == "succeeded")
+
+        self.wait_until(ended)
+        return self.read(service, path)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something; silence on the way is no failure, since what answers is killed and started."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if condition():
+                    return
+            except httpx.TransportError:
+                pass
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[DockerEngine]:
+    """An engine that holds the images."""
+    engine = DockerEngine()
+    try:
+        engine.start()
+        run([sys.executable, "deploy/docker/wheelhouse.py", "cpu"])
+        docker = shlex.join(engine.docker)
+        output = str(engine.folder / "dist")
+        run([sys.executable, "deploy/docker/build.py", "cpu", "--docker", docker, "--base-image", BASE_IMAGE, "--output", output])
+        servers = str(HERE / "servers")
+        engine.run("build", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE_IMAGE}", "--tag", "lethe-test/servers", servers)
+        yield engine
+    finally:
+        engine.stop()
+
+
+@pytest.fixture(scope="module")
+def system(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The system, up and ready; its logs are shown when something fails."""
+    system = System(engine, tmp_path_factory.mktemp("system"))
+    try:
+        system.up()
+        system.wait_until_ready(*SERVICES)
+        yield system
+    finally:
+        sys.stdout.write(run([*system.compose, "logs", "--no-color", "--tail", "40", *SERVICES]))
+
+
+def test_images_are_small_share_their_layers_and_hold_no_tools(engine: DockerEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {target: engine.inspect(image_name(target, "cpu")) for target in TARGETS}
+    base = engine.inspect(BASE_IMAGE)["Size"]
+    with capsys.disabled():
+        for target, image in images.items():
+            sys.stdout.write(f"\n{image_name(target, 'cpu')}: {image['Size'] / 1e6:.0f} MB, of which the base image {base / 1e6:.0f} MB")
+    assert len({tuple(image["RootFS"]["Layers"]) for image in images.values()}) == 1
+    assert {image["Config"]["User"] for image in images.values()} == {"10001:10001"}
+    assert all(images[service]["Config"]["Healthcheck"]["Test"][0] == "CMD" for service in SERVICES)
+    searches = "command -v gcc cc pip pip3 curl; find / -xdev -name '*.safetensors' -o -name '*.a'"
+    script = f"({searches}) 2>/dev/null; ls /opt/lethe/application"
+    told = engine.run("run", "--rm", "--network", "none", image_name("lethe", "cpu"), "sh", "-c", script).split()
+    assert [line for line in told if not line.startswith("lethe-")] == ["bin", "sbom.cdx.json", "services", "shared"]
+
+
+def test_containers_are_locked_down(system: System) -> None:
+    for service in SERVICES:
+        container = system.container(service)
+        found = system.engine.inspect(container)
+        assert found["Config"]["User"] == "10001:10001"
+        assert found["HostConfig"]["ReadonlyRootfs"] is True
+        assert found["HostConfig"]["CapDrop"] == ["ALL"]
+        assert found["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
+        assert {port["HostIp"] for ports in found["NetworkSettings"]["Ports"].values() for port in ports or []} == {"127.0.0.1"}
+        script = (
+            "id -u; grep CapEff /proc/1/status; touch /opt/lethe/x /etc/x /x 2>/dev/null || echo read-only; touch /tmp/x /var/lib/lethe/x"
+        )
+        told = system.engine.run("exec", container, "sh", "-c", script)
+        assert told.split() == ["10001", "CapEff:", "0" * 16, "read-only"]
+
+
+def test_secrets_are_files_and_nothing_else(system: System) -> None:
+    secrets = [path.read_text() for path in system.secrets.iterdir()]
+    assert len(secrets) == 8
+    containers = [system.container(service) for service in (*SERVICES, *NEIGHBOURS)]
+    shown = system.engine.run("inspect", *containers) + "".join(system.engine.run("logs", container) for container in containers)
+    assert [secret for secret in secrets if secret in shown and not secret.startswith("lethe-")] == []
+
+
+def test_callers_show_a_key_that_may_do_what_they_ask(system: System) -> None:
+    for service in SERVICES:
+        with system.client(service, key=None) as nobody, system.client(service, key="lethe_metrics_key") as scraper:
+            assert nobody.get("/livez").status_code == 200
+            assert nobody.get("/v1/info").status_code == 401
+            assert nobody.get("/metrics").status_code == 401
+            assert scraper.get("/metrics").status_code == 200
+        with system.client("trainer", key="lethe_metrics_key") as scraper:
+            assert scraper.get("/v1/models").status_code == 403
+
+
+def test_starting_again_changes_nothing(system: System) -> None:
+    before = {path.name: path.read_bytes() for path in system.secrets.iterdir()}
+    containers = [system.container(service) for service in SERVICES]
+    system.up()
+    assert {path.name: path.read_bytes() for path in system.secrets.iterdir()} == before
+    assert [system.container(service) for service in SERVICES] == containers
+
+
+def test_crashed_container_is_started_by_its_policy(system: System) -> None:
+    container = system.container("sampler")
+    os.kill(system.engine.inspect(container)["State"]["Pid"], signal.SIGKILL)
+    system.wait_until(lambda: system.engine.inspect(container)["RestartCount"] == 1)
+    system.wait_until_ready("sampler")
+
+
+def test_whole_job_outlives_the_kill_of_each_container(system: System) -> None:
+    body = {
+        "name": "ward",
+        "source": {"format": "phantom", "patients": 60},
+        "image_size": 32,
+        "prompt": {"template": "impression", "uncertain": "ignore"},
+        "views": ["frontal"],
+        "control_fraction": 0.3,
+        "canaries": {"count": 3, "repeats": 10},
+        "seed": 1,
+    }
+    # The trainer, as soon as it has acknowledged a data set: asked again with the same key, it answers the same.
+    accepted = system.post("trainer", "/v1/datasets", body, key="ward-1")
+    assert accepted.status_code == 202, accepted.text
+    dataset = accepted.json()["id"]
+    system.kill("trainer")
+    system.start("trainer")
+    system.wait_until_ready("trainer")
+    assert system.post("trainer", "/v1/datasets", body, key="ward-1").json()["id"] == dataset
+    system.finished(f"/v1/datasets/{dataset}")
+
+    # Trainer, database and store in the middle of a training, each once there is something to lose.
+    spec = {"name": "tiny", "dataset": dataset, "architecture": "tiny", "steps": 200, "batch_size": 8, "learning_rate": 2e-3, "seed": 1}
+    accepted = system.post("trainer", "/v1/training-jobs", spec)
+    assert accepted.status_code == 202, accepted.text
+    job = f"/v1/training-jobs/{accepted.json()['id']}"
+    for service in ("trainer", "database", "store"):
+        system.wait_until(lambda: bool(system.read("trainer", job)["progress"]["values"].get("checkpoint_step")))
+        assert system.read("trainer", job)["state"] == "running"
+        system.kill(service)
+        system.start(service)
+    model = system.finished(job)["result"]["model"]
+
+    # The detector in the middle of a calibration, which makes the gallery too.
+    accepted = system.post("detector", "/v1/calibrations", {"model": model, "dataset": dataset, "false_positive_rate": 0.1})
+    assert accepted.status_code == 202, accepted.text
+    calibration = f"/v1/calibrations/{accepted.json()['id']}"
+    system.wait_until(lambda: system.read("detector", calibration)["state"] == "running")
+    system.kill("detector")
+    system.start("detector")
+    system.finished(calibration, service="detector")
+
+    # Screening, and the sampler in the middle of a drawing: drawn again, the images are the same.
+    prompt = system.read("trainer", f"/v1/datasets/{dataset}/records?split=canary")["items"][0]["prompt"]
+    screened = system.post("detector", "/v1/screenings", {"model": model, "prompts": [prompt]})
+    assert screened.status_code == 200, screened.text
+    assert screened.json()["results"][0]["decision"] in {"allow", "mitigate"}
+    request = {"model": model, "prompts": [prompt], "images_per_prompt": 2, "steps": 10, "guidance_scale": 2.0, "seed": 3}
+    drawn = system.post("sampler", "/v1/generations", request | {"output": "stored"})
+    assert drawn.status_code == 200, drawn.text
+    kill_in_the_middle(system, "sampler", request | {"steps": 500, "images_per_prompt": 16})
+    again = system.post("sampler", "/v1/generations", request)
+    assert digests(again) == digests(drawn)
+
+    # The mitigator in the middle of a mitigation; and without its judge it releases nothing.
+    kill_in_the_middle(system, "mitigator", request | {"steps": 200, "images_per_prompt": 8})
+    mitigated = system.post("mitigator", "/v1/generations", request)
+    assert mitigated.status_code in {200, 409}, mitigated.text
+    assert mitigated.status_code == 200 or mitigated.json()["type"].endswith(":mitigation-insufficient")
+    system.kill("detector")
+    unjudged = system.post("mitigator", "/v1/generations", request)
+    assert (unjudged.status_code, unjudged.json()["type"]) == (503, "urn:lethe:problem:screener-unavailable")
+    system.start("detector")
+
+    system.kill("prometheus")
+    system.start("prometheus")
+    system.wait_until(lambda: scraped(system) == set(SERVICES))
+
+    # Everything that was acknowledged is there.
+    system.wait_until_ready(*SERVICES)
+    assert system.read("trainer", f"/v1/datasets/{dataset}")["state"] == "succeeded"
+    assert system.read("trainer", job)["result"]["model"] == model
+    assert system.read("trainer", f"/v1/models/{model}")["id"] == model
+    assert system.read("detector", calibration)["state"] == "succeeded"
+    assert system.read("sampler", f"/v1/generations/{drawn.json()['id']}")["id"] == drawn.json()["id"]
+    mended = system.post("mitigator", "/v1/generations", request)
+    assert (mended.status_code, digests(mended)) == (mitigated.status_code, digests(mitigated))
+
+
+def kill_in_the_middle(system: System, service: str, request: dict[str, Any]) -> None:
+    """Kill a service while it draws: its caller gets no answer, and the next one does."""
+    with ThreadPoolExecutor(1) as caller:
+        asked = caller.submit(system.post, service, "/v1/generations", request)
+        time.sleep(1)
+        assert not asked.done()
+        system.kill(service)
+        assert isinstance(asked.exception(), httpx.TransportError)
+    system.start(service)
+    system.wait_until_ready(service)
+
+
+def digests(answer: httpx.Response) -> list[str]:
+    """The digests of the images in an answer."""
+    return [image["sha256"] for image in answer.json().get("images", [])]
+
+
+def scraped(system: System) -> set[str]:
+    """The services that Prometheus reached last."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{system.ports['prometheus']}", trust_env=False) as client:
+        targets = client.get("/api/v1/targets").json()["data"]["activeTargets"]
+    return {target["labels"]["service"] for target in targets if target["health"] == "up" and target["labels"]["job"] == "lethe"}

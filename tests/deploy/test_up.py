@@ -1,0 +1,71 @@
+"""Bringing the system of compose up makes each secret once, keeps it readable by containers alone, and issues keys that are missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.compose import up
+
+# Stands for Compose: notes what it is asked, and issues a key when asked for one.
+COMPOSE = """\
+import json, pathlib, sys
+notes = pathlib.Path(sys.argv[1])
+notes.write_text(notes.read_text() + json.dumps(sys.argv[2:]) + "\\n" if notes.exists() else json.dumps(sys.argv[2:]) + "\\n")
+if "create" in sys.argv:
+    print("a key for " + sys.argv[sys.argv.index("--name") + 1])
+"""
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the stand-in for Compose notes what it is asked."""
+    notes = tmp_path / "notes"
+    (tmp_path / "compose.py").write_text(COMPOSE)
+    command = f"{sys.executable} {tmp_path / 'compose.py'} {notes}"
+    monkeypatch.setattr(sys, "argv", ["up.py", "--compose", command, "--secrets", str(tmp_path / "secrets"), "trainer"])
+    return notes
+
+
+def asked(notes: Path) -> list[list[str]]:
+    return [json.loads(line) for line in notes.read_text().splitlines()]
+
+
+def test_secrets_are_random_and_lie_in_a_closed_folder(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        up.make_secrets(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
+        password = (folder / "database_password").read_text()
+        assert re.fullmatch(r"[0-9a-f]{48}", password)
+        assert (folder / "lethe_database_url").read_text() == f"postgresql://lethe:{password}@database:5432/lethe"
+    assert all((folders[0] / path.name).read_text() != path.read_text() for path in folders[1].iterdir())
+
+
+def test_secret_that_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "database_password").write_text("of-the-hospital")
+    up.make_secrets(tmp_path)
+    assert (tmp_path / "database_password").read_text() == "of-the-hospital"
+    assert ":of-the-hospital@" in (tmp_path / "lethe_database_url").read_text()
+
+
+def test_tables_come_before_keys_and_keys_before_services(notes: Path, tmp_path: Path) -> None:
+    up.main()
+    first, *keys, last = asked(notes)
+    assert first == ["run", "--rm", "bootstrap"]
+    assert [command[:7] for command in keys] == [["run", "--rm", "-T", "--no-deps", "lethe", "key", "create"]] * 3
+    assert last == ["up", "--detach", "trainer"]
+    assert (tmp_path / "secrets" / "lethe_metrics_key").read_text() == "a key for prometheus"
+
+
+def test_second_time_issues_no_key(notes: Path) -> None:
+    up.main()
+    before = len(asked(notes))
+    up.main()
+    assert asked(notes)[before:] == [["run", "--rm", "bootstrap"], ["up", "--detach", "trainer"]]
