@@ -3,7 +3,10 @@
 LetheError
 ├── InvalidRequestError      readable input that breaks a rule
 │   └── DatasetError         a data set's source that cannot be used; names file, row or column
+├── UnauthenticatedError     no credential, or one that is not valid
 ├── ForbiddenError           a place outside what the configuration allows
+│   └── LimitExceededError   more at once than the caller may ever ask for
+├── QuotaExceededError       more than is left of a caller's quota
 ├── NotFoundError            an id, key or alias that does not exist
 ├── ConflictError            a request that the present state does not allow
 │   ├── AlreadyExistsError   a key that is committed and therefore never written again
@@ -13,6 +16,7 @@ LetheError
 ├── UnavailableError         a dependency (store, database, sibling service) that does not answer
 │   └── ScreenerUnavailableError   the detector is away, so generation fails closed
 ├── SaturatedError           a queue that is full
+├── OutOfDeviceMemoryError   a model or batch that the device has no memory for
 └── JobCancelledError        a job that was asked to stop
 
 A message says what was wrong and what to do; it never holds a prompt, a key or patient data.
@@ -40,8 +44,30 @@ class DatasetError(InvalidRequestError):
     """A data set's source cannot be used as it is; the message names the file, row or column."""
 
 
+class UnauthenticatedError(LetheError):
+    """The caller showed no credential, or one that is not valid; `reason` is one of a few words."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        """Keep the reason beside the message."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class ForbiddenError(LetheError):
     """The request reaches outside what the configuration allows."""
+
+
+class LimitExceededError(ForbiddenError):
+    """One request asks for more than the caller's quota ever allows; waiting does not help."""
+
+
+class QuotaExceededError(LetheError):
+    """The caller's quota is used up until its window ends."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        """Keep beside the message how long the window lasts."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class NotFoundError(LetheError):
@@ -83,6 +109,10 @@ class ScreenerUnavailableError(UnavailableError):
 
 class SaturatedError(LetheError):
     """The queue is full; try again later."""
+
+
+class OutOfDeviceMemoryError(LetheError):
+    """The device has too little memory for a model, or for a batch that was halved already."""
 
 
 class JobCancelledError(LetheError):

@@ -1,19 +1,24 @@
-"""What every Lethe process is told from outside, read from `LETHE_*` environment variables."""
+"""What every Lethe process is told from outside, read from `LETHE_*` environment variables and files of secrets."""
 
 from __future__ import annotations
 
+import ipaddress
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# Signatures by a private key: `none` signs nothing, and with HS* whoever verifies could also sign.
+_SIGNATURE_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 
 class Settings(BaseSettings):
     """Places, limits and credentials; each field states its unit and meaning."""
 
-    model_config = SettingsConfigDict(env_prefix="LETHE_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LETHE_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
     secrets: Path | None = Field(
         default=None, description="Folder whose files, named like a variable in lower case (lethe_s3_secret_key), hold its value."
@@ -29,7 +34,9 @@ class Settings(BaseSettings):
     import_roots: str = Field(default="", description="Folders that file:// sources may lie in, parted by ':'; empty allows none.")
     torch_threads: int = Field(default=0, ge=0, description="CPU threads per process for tensor work; 0 leaves it to torch.")
     model_memory_bytes: int = Field(
-        default=8_589_934_592, gt=0, description="Memory for the models that one inference service holds, in bytes; the least recently used go."
+        default=8_589_934_592,
+        gt=0,
+        description="Memory for the models that one inference service holds, in bytes; the least recently used go.",
     )
     job_slots: int = Field(default=1, ge=1, description="Jobs that one service runs at the same time.")
     checkpoint_seconds: float = Field(default=60, gt=0, description="Seconds after which a running training is kept in a checkpoint again.")
@@ -50,6 +57,11 @@ class Settings(BaseSettings):
     oidc_audience: str = Field(default="", description="Audience that a token must be made for.")
     oidc_jwks_url: str = Field(default="", description="Where the issuer's public keys are read (JWKS).")
     oidc_algorithms: str = Field(default="RS256,ES256", description="Signature algorithms that tokens may use, parted by ','.")
+    quota_requests_per_minute: int = Field(default=0, ge=0, description="Requests that one caller may send a minute; 0 is no limit.")
+    quota_images_per_day: int = Field(default=0, ge=0, description="Images that one caller may have drawn a day (UTC); 0 is no limit.")
+    quota_images_per_prompt_per_day: int = Field(
+        default=0, ge=0, description="Images of one prompt by one model that one caller may have drawn a day (UTC); 0 is no limit."
+    )
 
     body_limit_bytes: int = Field(
         default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
@@ -79,6 +91,52 @@ class Settings(BaseSettings):
     detector_url: str = Field(default="http://127.0.0.1:8003", description="Where the detector answers.")
     mitigator_url: str = Field(default="http://127.0.0.1:8004", description="Where the mitigator answers.")
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _require_networks(cls, value: str) -> str:
+        """Refuse what is no list of networks."""
+        for network in _parts(value):
+            ipaddress.ip_network(network)
+        return value
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _require_signatures(cls, value: str) -> str:
+        """Refuse algorithms that prove nothing."""
+        if not _parts(value) or not set(_parts(value)).issubset(_SIGNATURE_ALGORITHMS):
+            raise ValueError(f"name some of {', '.join(_SIGNATURE_ALGORITHMS)}, and nothing else")
+        return value
+
+    @field_validator("oidc_jwks_url")
+    @classmethod
+    def _require_private_way(cls, value: str) -> str:
+        """Refuse to read keys over a network that could replace them."""
+        place = urlsplit(value)
+        if value and place.scheme != "https" and not (place.scheme == "http" and is_loopback(place.hostname or "")):
+            raise ValueError("it must begin with https://, since whoever can change its answer can sign tokens")
+        return value
+
+    @model_validator(mode="after")
+    def _require_pairs(self) -> Self:
+        """Refuse half of what only works together."""
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("LETHE_TLS_CERTIFICATE and LETHE_TLS_KEY come together")
+        if self.oidc_issuer and not (self.oidc_audience and self.oidc_jwks_url):
+            raise ValueError(
+                "LETHE_OIDC_ISSUER needs LETHE_OIDC_AUDIENCE, without which tokens for others would do, and LETHE_OIDC_JWKS_URL"
+            )
+        return self
+
+    @property
+    def signature_algorithms(self) -> tuple[str, ...]:
+        """The signature algorithms that tokens may use."""
+        return _parts(self.oidc_algorithms)
+
+    @property
+    def proxy_networks(self) -> tuple[str, ...]:
+        """The networks of trusted proxies."""
+        return _parts(self.trusted_proxies)
+
     @property
     def sql_url(self) -> str:
         """The database URL in force."""
@@ -97,5 +155,23 @@ class Settings(BaseSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once: from the environment, and what it leaves open from the files of LETHE_SECRETS."""
+    settings = Settings()
+    if settings.secrets is None:
+        return settings
+    if not settings.secrets.is_dir():
+        raise ValueError(f"LETHE_SECRETS names {settings.secrets}, which is no folder.")
+    return Settings(_secrets_dir=settings.secrets)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine answers at a host, as a name or an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -23,6 +23,7 @@ from shared.http.problems import (
     problem_of,
     retry_headers,
     slug_of,
+    waiting_headers,
 )
 from shared.telemetry import current_trace_id, get_logger
 
@@ -72,7 +73,8 @@ async def _answer_error(request: Request, error: Exception) -> JSONResponse:
     slug = slug_of(error)
     if PROBLEM_KINDS[slug].status >= 500:
         _LOG.warning("request failed", slug=slug, exc_info=error)
-    return problem_response(problem_of(error, instance=request.url.path, trace_id=current_trace_id()))
+    document = problem_of(error, instance=request.url.path, trace_id=current_trace_id())
+    return problem_response(document, headers=waiting_headers(error))
 
 
 async def _answer_validation(request: Request, error: Exception) -> JSONResponse:

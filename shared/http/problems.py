@@ -16,11 +16,15 @@ from shared.errors import (
     InvalidRequestError,
     JobCancelledError,
     LetheError,
+    LimitExceededError,
     MitigationInsufficientError,
     NotFoundError,
+    OutOfDeviceMemoryError,
     PayloadTooLargeError,
+    QuotaExceededError,
     SaturatedError,
     ScreenerUnavailableError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from shared.jobs.idempotency import IdempotencyKeyReusedError
@@ -34,6 +38,14 @@ RETRY_AFTER_SECONDS: Final = 5
 
 class MalformedRequestError(LetheError):
     """A body, cursor or header cannot be read."""
+
+
+class RequestTimeoutError(LetheError):
+    """The request did not come whole in time."""
+
+
+class HeadersTooLargeError(LetheError):
+    """The request's head is above its limit."""
 
 
 class UnsupportedMediaTypeError(LetheError):
@@ -59,6 +71,8 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
     "not-found": ProblemKind(404, "Not found"),
     "gone": ProblemKind(410, "Expired"),
     "method-not-allowed": ProblemKind(405, "The route does not know this method"),
+    "request-timeout": ProblemKind(408, "The request did not come in time"),
+    "headers-too-large": ProblemKind(431, "The request's head is too large"),
     "unsupported-media-type": ProblemKind(415, "The body must be plain JSON"),
     "state-conflict": ProblemKind(409, "In conflict with the present state"),
     "release-not-allowed": ProblemKind(409, "Release without an audit that meets the policy"),
@@ -81,8 +95,13 @@ PROBLEM_KINDS: Final[Mapping[str, ProblemKind]] = {
 _SLUG_OF_ERROR: Final[Mapping[type[LetheError], str]] = {
     MalformedRequestError: "malformed-request",
     UnsupportedMediaTypeError: "unsupported-media-type",
+    RequestTimeoutError: "request-timeout",
+    HeadersTooLargeError: "headers-too-large",
     InvalidRequestError: "validation",
+    UnauthenticatedError: "unauthenticated",
     ForbiddenError: "forbidden",
+    LimitExceededError: "limit-exceeded",
+    QuotaExceededError: "rate-limited",
     NotFoundError: "not-found",
     ConflictError: "state-conflict",
     AlreadyExistsError: "state-conflict",
@@ -93,6 +112,7 @@ _SLUG_OF_ERROR: Final[Mapping[type[LetheError], str]] = {
     UnavailableError: "dependency-unavailable",
     ScreenerUnavailableError: "screener-unavailable",
     SaturatedError: "saturated",
+    OutOfDeviceMemoryError: "gpu-out-of-memory",
     JobCancelledError: "state-conflict",
 }
 
@@ -158,6 +178,11 @@ def slug_of(error: BaseException) -> str:
         if slug is not None:
             return slug
     return "internal"
+
+
+def waiting_headers(error: BaseException) -> dict[str, str]:
+    """The Retry-After header of an error that knows how long waiting takes."""
+    return {"Retry-After": str(error.retry_after_seconds)} if isinstance(error, QuotaExceededError) else {}
 
 
 def retry_headers(slug: str) -> dict[str, str]:

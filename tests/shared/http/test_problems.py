@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared import errors
@@ -16,13 +18,17 @@ from shared.http.problems import (
     problem_of,
     retry_headers,
     slug_of,
+    waiting_headers,
 )
 from shared.jobs.idempotency import IdempotencyKeyReusedError
 
 SLUGS = {
     "InvalidRequestError": "validation",
     "DatasetError": "validation",
+    "UnauthenticatedError": "unauthenticated",
     "ForbiddenError": "forbidden",
+    "LimitExceededError": "limit-exceeded",
+    "QuotaExceededError": "rate-limited",
     "NotFoundError": "not-found",
     "ConflictError": "state-conflict",
     "AlreadyExistsError": "state-conflict",
@@ -32,12 +38,21 @@ SLUGS = {
     "UnavailableError": "dependency-unavailable",
     "ScreenerUnavailableError": "screener-unavailable",
     "SaturatedError": "saturated",
+    "OutOfDeviceMemoryError": "gpu-out-of-memory",
     "JobCancelledError": "state-conflict",
 }
 
 
+# What some errors are told besides their message.
+TOLD: dict[type[LetheError], dict[str, Any]] = {
+    errors.MitigationInsufficientError: {"evidence": [{"n": 1}]},
+    errors.UnauthenticatedError: {"reason": "missing"},
+    errors.QuotaExceededError: {"retry_after_seconds": 7},
+}
+
+
 def make(kind: type[LetheError]) -> LetheError:
-    return errors.MitigationInsufficientError("why", evidence=[{"n": 1}]) if kind is errors.MitigationInsufficientError else kind("why")
+    return kind("why", **TOLD.get(kind, {}))
 
 
 def test_every_error_of_the_tree_has_its_slug() -> None:
@@ -101,3 +116,8 @@ def test_only_passing_troubles_ask_to_come_back() -> None:
         "screener-unavailable",
     }
     assert retry_headers("saturated") == {"Retry-After": "5"}
+
+
+def test_wait_is_told_where_it_is_known() -> None:
+    assert waiting_headers(errors.QuotaExceededError("why", retry_after_seconds=7)) == {"Retry-After": "7"}
+    assert waiting_headers(errors.SaturatedError("why")) == {}
