@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+from shared.http.migrations import migrate
 from shared.jobs.records import JobStore
 from tests.fixtures.processes import ROOT, ServiceProcess
 
@@ -27,6 +28,7 @@ PHANTOM: dict[str, Any] = {"name": "a", "source": {"format": "phantom", "uri": N
 def records(postgres_server: PostgresServer) -> Iterator[JobStore]:
     """The records of both trainers."""
     store = JobStore(postgres_server.new_database())
+    migrate(store._database)
     yield store
     store.close()
 
