@@ -12,15 +12,15 @@ from typing import Final, Literal
 
 from prometheus_client import Counter, Histogram
 
-from services.detector.batching import MicroBatcher
 from services.detector.calibration import Calibration, Calibrations, Signal, calibration_key
+from shared.diffusion.batching import MicroBatcher
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
-from shared.diffusion.model import Conditioning, Model
-from shared.errors import ConflictError, InvalidRequestError
+from shared.diffusion.prompt_windows import PromptWindows
+from shared.errors import ConflictError
 from shared.memorization.attribution import WordWeight, attribute
 from shared.memorization.magnitude import UnconditionalCache, screen
-from shared.memorization.prompt_scoring import ScreeningSettings, finite_scores
+from shared.memorization.prompt_scoring import PROMPTS_AT_ONCE, ScreeningSettings, finite_scores
 from shared.memorization.statistics import empirical_p_values
 
 Decision = Literal["allow", "mitigate", "block"]
@@ -69,50 +69,43 @@ class _Batch:
 class Screener:
     """Screens prompts with the models of a library, in micro-batches on the lane."""
 
-    def __init__(self, *, library: ModelLibrary, calibrations: Calibrations, lane: ComputeLane) -> None:
+    def __init__(self, *, library: ModelLibrary, windows: PromptWindows, calibrations: Calibrations, lane: ComputeLane) -> None:
         self._library = library
+        self._windows = windows
         self._calibrations = calibrations
         self._lane = lane
         self._cache = UnconditionalCache()
-        self.batcher: MicroBatcher[_Batch, str, float | None] = MicroBatcher(self._work)
+        self.batcher: MicroBatcher[_Batch, str, float] = MicroBatcher(self._work, turn=lane.turn, max_batch=PROMPTS_AT_ONCE)
 
     async def screen(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings, *, explain: bool) -> Screening:
         """The verdict on each prompt; ConflictError without a calibration, InvalidRequestError for a prompt that is too long."""
-        calibration = await asyncio.to_thread(self._calibrations.in_force, model_id, settings)
+        calibration = await asyncio.to_thread(self._admitted, model_id, prompts, settings)
         scores = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key), prompts)
-        known = [score for score in scores if score is not None]
-        if len(known) < len(prompts):
-            await self._lane.run(lambda: self._refuse(model_id, prompts))
         words = await self._lane.run(lambda: self._explain(model_id, prompts, settings)) if explain else [None] * len(prompts)
-        verdicts = [judge(score, calibration, tokens) for score, tokens in zip(known, words, strict=True)]
+        verdicts = [judge(score, calibration, tokens) for score, tokens in zip(scores, words, strict=True)]
         return Screening(verdicts, calibration)
 
-    async def _work(self, batch: _Batch, prompts: list[str]) -> list[float | None]:
+    def _admitted(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> Calibration:
+        """The calibration in force, after a look at the prompts: what cannot be screened waits for nothing and fails no other."""
+        calibration = self._calibrations.in_force(model_id, settings)
+        self._windows.require_fit(model_id, prompts)
+        return calibration
+
+    async def _work(self, batch: _Batch, prompts: list[str]) -> list[float]:
         """One micro-batch, on the lane."""
         BATCH.observe(len(prompts))
         return await self._lane.run(lambda: self._score(batch, prompts))
 
-    def _score(self, batch: _Batch, prompts: list[str]) -> list[float | None]:
-        """The score of each prompt, None for one that does not fit the model's window."""
+    def _score(self, batch: _Batch, prompts: list[str]) -> list[float]:
+        """The score of each prompt."""
         with self._library.use(batch.model) as model:
             if calibration_key(model, batch.settings, SIGNALS) != batch.key:
                 raise ConflictError(
                     f"The calibration of the model {batch.model} was made in another way than prompts are screened; calibrate anew."
                 )
-            conditioning, fitting = _encode_fitting(model, prompts)
-            scores: list[float | None] = [None] * len(prompts)
-            if fitting:
-                settings = batch.settings
-                magnitudes_PST = screen(model, conditioning, settings.seeds, steps=settings.steps, cache=self._cache)
-                for position, score in zip(fitting, finite_scores(magnitudes_PST), strict=True):
-                    scores[position] = score
-            return scores
-
-    def _refuse(self, model_id: str, prompts: Sequence[str]) -> None:
-        """Raise what is wrong with a request's prompts."""
-        with self._library.use(model_id) as model:
-            model.tokenize(prompts)
-        raise InvalidRequestError("A prompt is longer than the text encoder's window.", field="prompts")
+            settings = batch.settings
+            magnitudes_PST = screen(model, model.encode(prompts), settings.seeds, steps=settings.steps, cache=self._cache)
+            return finite_scores(magnitudes_PST)
 
     def _explain(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> list[list[WordWeight] | None]:
         """The words of each prompt with their shares of the score."""
@@ -138,20 +131,3 @@ def judge(score: float, calibration: Calibration, tokens: list[WordWeight] | Non
 def _percent(share: float) -> str:
     """A share in percent with two digits that count, but none after the point where there are more before it."""
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
-
-
-def _encode_fitting(model: Model, prompts: list[str]) -> tuple[Conditioning, list[int]]:
-    """The conditioning of the prompts that fit the window, and their positions: one caller's long prompt is no other's failure."""
-    try:
-        return model.encode(prompts), list(range(len(prompts)))
-    except InvalidRequestError:
-        fitting = [position for position, prompt in enumerate(prompts) if _fits(model, prompt)]
-        return model.encode([prompts[position] for position in fitting] or [""]), fitting
-
-
-def _fits(model: Model, prompt: str) -> bool:
-    try:
-        model.tokenize([prompt])
-    except InvalidRequestError:
-        return False
-    return True

@@ -42,7 +42,7 @@ def mitigation_routes() -> APIRouter:
     async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
         """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that.
 
-        Requests are worked one after the other; a caller that goes away stops its own. Cost in forward passes: 2·steps an image
+        Requests that come together share passes; a caller that goes away stops its own. Cost in forward passes: 2·steps an image
         for the plain one and for each plan tried (one with a named strategy, at most five with auto), besides the strategies' own.
         """
         released = await while_connected(request, state.release(body))

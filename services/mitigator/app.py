@@ -13,10 +13,13 @@ from fastapi import FastAPI
 from services.mitigator.api import mitigation_routes
 from services.mitigator.judge import DetectorJudge
 from services.mitigator.state import MitigatorState
+from services.mitigator.workshop import SharedWorkshop
 from shared.catalog import open_catalog
 from shared.client import DetectorClient
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
+from shared.diffusion.studio import Studio
 from shared.http.app import create_app as create_service
 from shared.http.serve import serve
 from shared.settings import Settings, get_settings
@@ -46,7 +49,9 @@ async def open_state(settings: Settings) -> AsyncIterator[MitigatorState]:
     lane = ComputeLane()
     try:
         with open_catalog(settings) as catalog:
-            yield MitigatorState(catalog=catalog, library=ModelLibrary(catalog), lane=lane, judge=DetectorJudge(detector))
+            studio = Studio(ModelLibrary(catalog, memory_bytes=settings.model_memory_bytes), lane)
+            async with SharedWorkshop(studio, DetectorJudge(detector)).open() as workshop:
+                yield MitigatorState(catalog=catalog, windows=PromptWindows(catalog), workshop=workshop)
     finally:
         lane.close()
         detector.close()
@@ -55,7 +60,7 @@ async def open_state(settings: Settings) -> AsyncIterator[MitigatorState]:
 def not_ready(state: MitigatorState) -> list[str]:
     """Why the mitigator should get no work now."""
     state.catalog.check()
-    return ["the queue is full"] if state.lane.is_saturated else []
+    return ["the queue is full"] if state.turns.is_saturated else []
 
 
 def main() -> None:

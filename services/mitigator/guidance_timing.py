@@ -5,6 +5,7 @@ B images, C channels, H height, W width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 import torch
@@ -61,6 +62,19 @@ class TimedGuidance:
         return step.eps_uncond + scale * (step.eps_cond - step.eps_uncond)
 
 
+@dataclass(frozen=True)
+class GuidanceTimes:
+    """The recipe of timed guidance."""
+
+    variant: Variant
+    scale: float
+    switch: int
+
+    def __call__(self) -> TimedGuidance:
+        """A rule by which no image has switched."""
+        return TimedGuidance(self.variant, self.scale, self.switch)
+
+
 class GuidanceTiming:
     """Replaces the guidance rule inside the loop; prompt and noise stay as they are."""
 
@@ -85,6 +99,6 @@ class GuidanceTiming:
             changes=[
                 f"guidance {FIRST_SCALE[variant]:g} until t = {switch}" + (" or the first minimum of d" if variant == "dynamic" else "")
             ],
-            make_guidance=lambda: TimedGuidance(variant, scale, switch),
+            make_guidance=GuidanceTimes(variant, scale, switch),
             first_scale=FIRST_SCALE[variant],
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from services.mitigator.embedding_optimisation import EmbeddingOptimisation
 from services.mitigator.guidance_timing import GuidanceTiming, TimingParameters
 from services.mitigator.prompt_generalisation import GeneralisationParameters, PromptGeneralisation
 from services.mitigator.strategy import Plan, Strategy, Workbench
-from shared.diffusion.generation import batch_size, draw_images
 from shared.diffusion.model import Model
 from shared.diffusion.noise import image_seed
 from shared.diffusion.schedulers import SchedulerName
 from shared.errors import MitigationInsufficientError
 from shared.memorization.magnitude import UnconditionalCache, screening_seeds
+
+ResultT = TypeVar("ResultT")
 
 Ladder = Sequence[tuple[Strategy, ...]]
 """Compositions of strategies in the order in which they are tried; the empty one draws the prompt as it is."""
@@ -74,6 +76,22 @@ class Order:
     guidance_scale: float
     scheduler: SchedulerName
     seed: int
+
+
+class Workshop(Protocol):
+    """What a request works with; whoever waits for it may be cancelled there."""
+
+    async def compute(self, model_id: str, work: Callable[[Model], ResultT]) -> ResultT:
+        """What `work` makes of the model."""
+        ...
+
+    async def draw(self, order: Order, plan: Plan, seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """The plan's images, one a seed."""
+        ...
+
+    async def ask(self, question: Callable[[Judge], ResultT]) -> ResultT:
+        """What the judge answers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -134,47 +152,33 @@ def automatic_ladder() -> Ladder:
     return ((), (fewer,), (barest,), (barest, dynamic), (barest, embedding), (barest, embedding, dynamic))
 
 
-def mitigate(
-    order: Order,
-    ladder: Ladder,
-    model: Model,
-    judge: Judge,
-    cache: UnconditionalCache,
-    check_wanted: Callable[[], None] = lambda: None,
-) -> list[SafeImage]:
+async def mitigate(order: Order, ladder: Ladder, workshop: Workshop, cache: UnconditionalCache) -> list[SafeImage]:
     """Draw one prompt's images by the first composition that makes each of them safe and faithful.
 
     An image that no composition makes safe, or that is safe only without what was asked for, refuses the whole order with
     MitigationInsufficientError and the evidence of every image. Cost: 2·steps forwards an image and plan drawn, the plain one
-    included, besides the strategies' own and one screening of each plan. `check_wanted` is asked before each plan and raises to stop.
+    included, besides the strategies' own and one screening of each plan.
     """
-    screening = judge.screen(order.model_id, order.prompt)
-    bench = Workbench(
-        model=model,
-        cache=cache,
-        threshold=screening.threshold,
-        target=screening.target,
-        guidance_scale=order.guidance_scale,
-        screening_seeds=screening_seeds(0, screening.seeds_per_prompt),
-        screening_steps=screening.steps,
-    )
+    screening = await workshop.ask(lambda judge: judge.screen(order.model_id, order.prompt))
+    place = _Place(order, screening, workshop, cache)
     seeds = [image_seed(order.seed, j) for j in range(order.images)]
-    plain = bench.plain(order.prompt)
-    before = _drawn(order, plain, seeds, model, judge)
+    plain = await place.compute(lambda bench: bench.plain(order.prompt))
+    before = await _drawn(order, plain, seeds, workshop)
     candidates: list[list[_Candidate]] = [[] for _ in seeds]
     open_rows = list(range(len(seeds)))
-    for plan in _plans(ladder, plain, bench):
-        check_wanted()
-        if plan is plain:
-            score, drawn = screening.score, [before[row] for row in open_rows]
-        else:
-            score, drawn = bench.applied_score(plan), _drawn(order, plan, [seeds[row] for row in open_rows], model, judge)
-        for row, (pixels, verdict) in zip(open_rows, drawn, strict=True):
-            evidence = _evidence(screening, plan, score, before[row][1], verdict, _cost(order, plan))
-            candidates[row].append(_Candidate(pixels, evidence))
-        open_rows = [row for row in open_rows if not _is_done(candidates[row][-1].evidence)]
-        if not open_rows:
-            break
+    async with aclosing(_plans(ladder, plain, place)) as plans:
+        async for plan in plans:
+            if plan is plain:
+                score, drawn = screening.score, [before[row] for row in open_rows]
+            else:
+                score = await place.applied_score(plan)
+                drawn = await _drawn(order, plan, [seeds[row] for row in open_rows], workshop)
+            for row, (pixels, verdict) in zip(open_rows, drawn, strict=True):
+                evidence = _evidence(screening, plan, score, before[row][1], verdict, _cost(order, plan))
+                candidates[row].append(_Candidate(pixels, evidence))
+            open_rows = [row for row in open_rows if not _is_done(candidates[row][-1].evidence)]
+            if not open_rows:
+                break
     chosen = [max(tried, key=_preference) for tried in candidates]
     if not all(c.evidence.is_safe and c.evidence.prompt_fidelity >= LOST for c in chosen):
         message = "No strategy makes every image safe with what was asked still in it; try another seed or a more general prompt."
@@ -182,34 +186,59 @@ def mitigate(
     return [SafeImage(seed, c.pixels_HW, c.evidence) for seed, c in zip(seeds, chosen, strict=True)]
 
 
-def _plans(ladder: Ladder, plain: Plan, bench: Workbench) -> Iterator[Plan]:
+@dataclass(frozen=True)
+class _Place:
+    """A request's place in the workshop: the bench is laid out on the model each time that it is its turn."""
+
+    order: Order
+    screening: Screening
+    workshop: Workshop
+    cache: UnconditionalCache
+
+    async def compute(self, work: Callable[[Workbench], ResultT]) -> ResultT:
+        """What `work` makes on the bench."""
+        return await self.workshop.compute(self.order.model_id, lambda model: work(self._laid_out(model)))
+
+    async def applied_score(self, plan: Plan) -> float:
+        """How far the plan lets the prompt pull."""
+        return await self.compute(lambda bench: bench.applied_score(plan))
+
+    def _laid_out(self, model: Model) -> Workbench:
+        return Workbench(
+            model=model,
+            cache=self.cache,
+            threshold=self.screening.threshold,
+            target=self.screening.target,
+            guidance_scale=self.order.guidance_scale,
+            screening_seeds=screening_seeds(0, self.screening.seeds_per_prompt),
+            screening_steps=self.screening.steps,
+        )
+
+
+async def _plans(ladder: Ladder, plain: Plan, place: _Place) -> AsyncGenerator[Plan]:
     """The ladder's plans, each made when it is its turn; one that changes nothing of an earlier one is left out."""
     known: dict[tuple[Strategy, ...], Plan] = {(): plain}
     given: set[Plan] = set()
     for composition in ladder:
-        plan = _planned(composition, known, bench)
+        plan = await _planned(composition, known, place)
         if plan not in given:
             given.add(plan)
             yield plan
 
 
-def _planned(composition: tuple[Strategy, ...], plans: dict[tuple[Strategy, ...], Plan], bench: Workbench) -> Plan:
+async def _planned(composition: tuple[Strategy, ...], plans: dict[tuple[Strategy, ...], Plan], place: _Place) -> Plan:
     """The plan of a composition, made from that of its beginning; what two compositions share is planned once."""
     if composition not in plans:
-        plans[composition] = composition[-1].apply(_planned(composition[:-1], plans, bench), bench)
+        beginning = await _planned(composition[:-1], plans, place)
+        plans[composition] = await place.compute(lambda bench: composition[-1].apply(beginning, bench))
     return plans[composition]
 
 
-def _drawn(order: Order, plan: Plan, seeds: Sequence[int], model: Model, judge: Judge) -> list[tuple[NDArray[np.uint8], ImageVerdict]]:
+async def _drawn(order: Order, plan: Plan, seeds: Sequence[int], workshop: Workshop) -> list[tuple[NDArray[np.uint8], ImageVerdict]]:
     """The plan's images with the detector's verdicts, judged against what the caller asked for, not what the plan made of it."""
-    size = batch_size(model)
-    batches = []
-    for start in range(0, len(seeds), size):
-        rows = seeds[start : start + size]
-        conditioning = plan.conditioning.repeat(len(rows))
-        batches.append(draw_images(model, conditioning, rows, steps=order.steps, guidance=plan.make_guidance(), scheduler=order.scheduler))
-    images_NHW = np.concatenate(batches)
-    return list(zip(images_NHW, judge.match(order.dataset, images_NHW, [order.prompt] * len(seeds)), strict=True))
+    images_NHW = await workshop.draw(order, plan, seeds)
+    prompts = [order.prompt] * len(seeds)
+    return list(zip(images_NHW, await workshop.ask(lambda judge: judge.match(order.dataset, images_NHW, prompts)), strict=True))
 
 
 def _evidence(screening: Screening, plan: Plan, score: float, before: ImageVerdict, after: ImageVerdict, forwards: int) -> Evidence:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Counter
 
-from services.mitigator.mitigation import Judge, Ladder, Order, SafeImage, mitigate
+from services.mitigator.mitigation import Ladder, Order, SafeImage, Workshop, mitigate
 from services.mitigator.registry import AUTO, STRATEGIES, ladder_of
 from services.mitigator.schemas import GenerationRequest
+from services.mitigator.turns import Turns
 from shared.catalog import Catalog
 from shared.diffusion.generation import count_generation
-from shared.diffusion.lane import ComputeLane
-from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError, MitigationInsufficientError
 from shared.memorization.magnitude import UnconditionalCache
 
@@ -26,12 +26,12 @@ for _name in (AUTO, *STRATEGIES):
 
 @dataclass(frozen=True, kw_only=True)
 class MitigatorState:
-    """The catalog's models, the judge, and the one lane on which tensors are worked."""
+    """The catalog's models, the workshop that requests share, and their turns in it."""
 
     catalog: Catalog
-    library: ModelLibrary
-    lane: ComputeLane
-    judge: Judge
+    windows: PromptWindows
+    workshop: Workshop
+    turns: Turns = field(default_factory=Turns)
     cache: UnconditionalCache = field(default_factory=UnconditionalCache)
 
     async def release(self, body: GenerationRequest) -> list[tuple[int, SafeImage]]:
@@ -40,31 +40,31 @@ class MitigatorState:
         dataset = (await asyncio.to_thread(self.catalog.get, "model", body.model)).dataset
         if dataset is None:
             raise ConflictError("this model names no data set, so its images cannot be matched against what it learnt from")
-        return await self.lane.run(lambda: self._drawn(body, dataset, ladder))
+        await asyncio.to_thread(self.windows.require_fit, body.model, body.prompts)
+        async with self.turns.taken():
+            return await self._drawn(body, dataset, ladder)
 
-    def _drawn(self, body: GenerationRequest, dataset: str, ladder: Ladder) -> list[tuple[int, SafeImage]]:
+    async def _drawn(self, body: GenerationRequest, dataset: str, ladder: Ladder) -> list[tuple[int, SafeImage]]:
         """Every prompt's images; the first prompt that cannot be made safe refuses the request."""
         began = time.monotonic()
         name = body.mitigation.strategy
         released: list[tuple[int, SafeImage]] = []
-        with self.library.use(body.model) as model:
-            model.tokenize(body.prompts)  # refuses prompts beyond the encoder's window
-            for index, prompt in enumerate(body.prompts):
-                order = Order(
-                    model_id=body.model,
-                    dataset=dataset,
-                    prompt=prompt,
-                    images=body.images_per_prompt,
-                    steps=body.steps,
-                    guidance_scale=body.guidance_scale,
-                    scheduler=body.scheduler,
-                    seed=body.seed,
-                )
-                try:
-                    released += [(index, image) for image in mitigate(order, ladder, model, self.judge, self.cache, self.lane.check_wanted)]
-                except MitigationInsufficientError as error:
-                    REFUSALS.labels(name).inc()
-                    evidence = [{"prompt_index": index, **entry} for entry in error.evidence]
-                    raise MitigationInsufficientError(str(error), evidence=evidence) from error
+        for index, prompt in enumerate(body.prompts):
+            order = Order(
+                model_id=body.model,
+                dataset=dataset,
+                prompt=prompt,
+                images=body.images_per_prompt,
+                steps=body.steps,
+                guidance_scale=body.guidance_scale,
+                scheduler=body.scheduler,
+                seed=body.seed,
+            )
+            try:
+                released += [(index, image) for image in await mitigate(order, ladder, self.workshop, self.cache)]
+            except MitigationInsufficientError as error:
+                REFUSALS.labels(name).inc()
+                evidence = [{"prompt_index": index, **entry} for entry in error.evidence]
+                raise MitigationInsufficientError(str(error), evidence=evidence) from error
         count_generation(images=len(released), seconds=time.monotonic() - began, mitigation=name)
         return released

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from shared.diffusion.guidance import ClassifierFreeGuidance, Guidance
+from shared.diffusion.guidance import GuidanceRecipe, PlainGuidance
 from shared.diffusion.model import Conditioning, Model
 from shared.memorization.magnitude import UnconditionalCache, prompt_scores, screen
 
@@ -26,7 +26,7 @@ class Plan:
 
     prompt: str
     conditioning: Conditioning  # one prompt
-    make_guidance: Callable[[], Guidance]  # a fresh rule a run, because rules may keep state
+    make_guidance: GuidanceRecipe
     first_scale: float  # the guidance scale in force at step 0
     strategies: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Workbench:
     def plain(self, prompt: str) -> Plan:
         """The plan without any mitigation."""
         scale = self.guidance_scale
-        return Plan(prompt, self.model.encode([prompt]), lambda: ClassifierFreeGuidance(scale), first_scale=scale)
+        return Plan(prompt, self.model.encode([prompt]), PlainGuidance(scale), first_scale=scale)
 
     def scores(self, conditioning: Conditioning) -> Tensor:
         """The memorization score of each conditioning, by the detector's own function and seeds."""

@@ -35,7 +35,7 @@ def generation_routes() -> APIRouter:
         """Draw every prompt with every seed; the answer comes when all are drawn, and a caller that goes away stops the drawing."""
         await asyncio.to_thread(state.catalog.get, "model", body.model)
         order = Order(**body.model_dump(exclude={"output", "format"}))
-        drawn = await while_connected(request, state.lane.run(lambda: draw(order, state.library, state.lane.check_wanted)))
+        drawn = await while_connected(request, draw(order, state.studio, state.windows))
         if body.output == "inline":
             answer = await asyncio.to_thread(_inline, drawn)
         else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Final, cast
 
 from pydantic import JsonValue
 
-from services.sampler.prompt_marks import mark_prompts
+from shared.auditing import mark_prompts
 from shared.catalog import Catalog, GenerationManifest, new_id
-from shared.diffusion.generation import count_generation, generate_images
-from shared.diffusion.guidance import ClassifierFreeGuidance
-from shared.diffusion.library import ModelLibrary
+from shared.diffusion.generation import count_generation
+from shared.diffusion.guidance import PlainGuidance
 from shared.diffusion.noise import image_seed
+from shared.diffusion.prompt_windows import PromptWindows
 from shared.diffusion.schedulers import SchedulerName
+from shared.diffusion.studio import Image, Manner, Picture, Studio
 from shared.errors import NotFoundError
 from shared.imaging.png import encode_png
 from shared.settings import Settings
@@ -51,27 +53,25 @@ class Drawn:
     sha256: str
 
 
-def draw(order: Order, library: ModelLibrary, check_wanted: Callable[[], None]) -> list[Drawn]:
-    """All images, by prompt and then by seed; `check_wanted` is asked after each batch and raises to stop."""
+async def draw(order: Order, studio: Studio, windows: PromptWindows) -> list[Drawn]:
+    """All images, by prompt and then by seed; a prompt that is too long is refused before any is drawn."""
     started = time.monotonic()
-    with library.use(order.model) as model:
-        images = generate_images(
-            model,
-            order.prompts,
-            images_per_prompt=order.images_per_prompt,
-            seed=order.seed,
-            steps=order.steps,
-            guidance=ClassifierFreeGuidance(order.guidance_scale),
-            scheduler=order.scheduler,
-            on_batch=lambda _count: check_wanted(),
-        )
+    await asyncio.to_thread(windows.require_fit, order.model, order.prompts)
+    manner = Manner(order.model, order.steps, order.scheduler, PlainGuidance(order.guidance_scale))
+    seeds = [image_seed(order.seed, index) for index in range(order.images_per_prompt)]
+    images = await studio.draw(manner, [Picture(prompt, seed) for prompt in order.prompts for seed in seeds])
+    drawn = await asyncio.to_thread(_encoded, order, seeds, images)
+    count_generation(images=len(drawn), seconds=time.monotonic() - started, mitigation=NO_MITIGATION)
+    return drawn
+
+
+def _encoded(order: Order, seeds: Sequence[int], images: Image) -> list[Drawn]:
+    """The images as PNG."""
     drawn = []
     for number, image in enumerate(images):
         png = encode_png(image)
         prompt_index, index = divmod(number, order.images_per_prompt)
-        seed = image_seed(order.seed, index)
-        drawn.append(Drawn(prompt_index=prompt_index, seed=seed, png=png, sha256=hashlib.sha256(png).hexdigest()))
-    count_generation(images=len(drawn), seconds=time.monotonic() - started, mitigation=NO_MITIGATION)
+        drawn.append(Drawn(prompt_index=prompt_index, seed=seeds[index], png=png, sha256=hashlib.sha256(png).hexdigest()))
     return drawn
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.catalog import Catalog
-from shared.diffusion.lane import ComputeLane
-from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
+from shared.diffusion.studio import Studio
 from shared.settings import Settings
 
 
@@ -16,5 +16,5 @@ class SamplerState:
 
     settings: Settings
     catalog: Catalog
-    library: ModelLibrary
-    lane: ComputeLane
+    windows: PromptWindows
+    studio: Studio

@@ -23,9 +23,9 @@ from services.trainer.film_pictures import FilmPictures, rows_per_spool, spool_p
 from services.trainer.film_rows import NO_AGE, FilmRows, spool_rows
 from services.trainer.gates import Examination, anonymity_table, examine_anonymity, examine_pictures, examine_rows
 from services.trainer.placement import FilmPlaces, place_kept, prompted
-from services.trainer.prompt_encoder import PromptEncoder, open_prompt_encoder
 from services.trainer.source_opening import open_source
 from shared.catalog import Catalog, DatasetManifest, DatasetPart
+from shared.diffusion.prompt_encoder import PromptEncoder, open_prompt_encoder
 from shared.errors import NotFoundError
 from shared.imaging.clauses import LABELS
 from shared.imaging.contact_sheet import CONTACT_SHEET_NAME, contact_sheet, sample_positions, tile

@@ -5,7 +5,7 @@ B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,10 +94,18 @@ def _predict(
 
 
 def sample(
-    model: Model, conditioning: Conditioning, noise_BCHW: Tensor, *, steps: int, guidance: Guidance, scheduler: SchedulerName = "ddim"
+    model: Model,
+    conditioning: Conditioning,
+    noise_BCHW: Tensor,
+    *,
+    steps: int,
+    guidance: Guidance,
+    scheduler: SchedulerName = "ddim",
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Run the loop to its end: x_0 as latents, B×C×H×W."""
+    """Run the loop to its end: x_0 as latents, B×C×H×W. `on_step` is called after each step and may raise to stop."""
     x_0 = noise_BCHW
     for step in denoise(model, conditioning, noise_BCHW, steps=steps, guidance=guidance, scheduler=scheduler):
         x_0 = step.x_next
+        on_step()
     return x_0

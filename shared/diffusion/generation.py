@@ -25,7 +25,7 @@ BATCH_PIXELS: Final = BATCH_IMAGES * 128 * 128  # decoding large pictures takes 
 IMAGES = Counter("lethe_images_generated_total", "Images handed out.", ["mitigation"])
 SECONDS = Histogram(
     "lethe_generation_duration_seconds",
-    "From the start of a request's work to its last image.",
+    "From a request's admission to its last image.",
     ["mitigation"],
     buckets=(0.5, 1, 2, 5, 10, 20, 60, 120, 300),
 )
@@ -83,11 +83,12 @@ def draw_images(
     steps: int,
     guidance: Guidance,
     scheduler: SchedulerName = "ddim",
+    on_step: Callable[[], None] = lambda: None,
 ) -> NDArray[np.uint8]:
-    """One batch, B×H×W: image i from conditioning i and seed i."""
+    """One batch, B×H×W: image i from conditioning i and seed i; `on_step` is called after each step and may raise to stop."""
     BATCH_SIZE.observe(len(seeds))
     noise = draw_noise(seeds, model.latent_shape)
-    latents = sample(model, conditioning, noise, steps=steps, guidance=guidance, scheduler=scheduler)
+    latents = sample(model, conditioning, noise, steps=steps, guidance=guidance, scheduler=scheduler, on_step=on_step)
     images_BHW = model.to_images(latents).mul(255).round().to(torch.uint8).cpu().numpy()
     return np.asarray(images_BHW, dtype=np.uint8)
 

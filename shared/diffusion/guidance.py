@@ -24,6 +24,18 @@ class Guidance(Protocol):
         ...
 
 
+class GuidanceRecipe(Protocol):
+    """Makes a fresh rule for each run, because rules may keep state; equal recipes make equal rules, so that runs can share a pass."""
+
+    def __call__(self) -> Guidance:
+        """A rule that has seen no step."""
+        ...
+
+    def __hash__(self) -> int:
+        """Equal for equal recipes."""
+        ...
+
+
 @dataclass(frozen=True)
 class ClassifierFreeGuidance:
     """ε̂ = ε_u + w (ε_c − ε_u) (Ho & Salimans 2022); w = 1 is the conditional prediction alone."""
@@ -40,3 +52,14 @@ class ClassifierFreeGuidance:
         if not self.needs_unconditional:
             return step.eps_cond
         return step.eps_uncond + self.scale * (step.eps_cond - step.eps_uncond)
+
+
+@dataclass(frozen=True)
+class PlainGuidance:
+    """The recipe of classifier-free guidance."""
+
+    scale: float
+
+    def __call__(self) -> ClassifierFreeGuidance:
+        """The rule, which keeps no state."""
+        return ClassifierFreeGuidance(self.scale)

@@ -60,6 +60,10 @@ class ComputeLane:
             abandoned.set()
             raise
 
+    async def turn(self) -> None:
+        """Return once all work that waits now is done; this itself takes no place."""
+        await asyncio.wrap_future(self._thread.submit(lambda: None))
+
     def check_wanted(self) -> None:
         """Raise UnavailableError once the lane is closed, JobCancelledError once nobody waits for this work; long work asks often."""
         if _ABANDONED.get().is_set():

@@ -116,6 +116,12 @@ class Model:
         return int(self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def size_bytes(self) -> int:
+        """What its parameters and buffers take of the device's memory."""
+        parts = (self.text_encoder, self.unet, self.vae)
+        return sum(tensor.numel() * tensor.element_size() for part in parts for tensor in (*part.parameters(), *part.buffers()))
+
+    @property
     def token_limit(self) -> int:
         """Tokens in the encoder's window, begin and end marker included."""
         return int(self.text_encoder.config.max_position_embeddings)
@@ -123,10 +129,7 @@ class Model:
     def tokenize(self, prompts: Sequence[str], *, truncate: bool = False) -> Tensor:
         """Token ids B×L, padded to the window; a longer prompt is refused unless it may be cut, which keeps the end marker."""
         padded = self.tokenizer(list(prompts), padding="max_length", max_length=self.token_limit, truncation=truncate)["input_ids"]
-        for index, ids in enumerate(padded):
-            if len(ids) > self.token_limit:
-                message = f"prompt {index} has {len(ids)} tokens; the text encoder reads {self.token_limit}, begin and end marker included"
-                raise InvalidRequestError(message, field=f"prompts.{index}")
+        require_fitting([len(ids) for ids in padded], self.token_limit)
         return torch.tensor(padded, device=self.device)
 
     def count_tokens(self, prompts: Sequence[str]) -> list[int]:
@@ -174,6 +177,14 @@ class Model:
         """Latents decoded to grey images in [0, 1], B×H×W."""
         pixels = self.vae.decode(latents_BCHW / self.vae.config.scaling_factor, return_dict=False)[0]
         return torch.as_tensor((pixels.float() / 2 + 0.5).clamp(0, 1).mean(1))
+
+
+def require_fitting(lengths: Sequence[int], limit: int) -> None:
+    """Refuse the first prompt that has more tokens than the window; it is named by its place."""
+    for index, length in enumerate(lengths):
+        if length > limit:
+            message = f"prompt {index} has {length} tokens; the text encoder reads {limit}, begin and end marker included"
+            raise InvalidRequestError(message, field=f"prompts.{index}")
 
 
 def silence_libraries() -> None:

@@ -9,8 +9,8 @@ import httpx
 import psutil
 import pytest
 
-from services.detector.batching import MicroBatcher
 from shared.catalog import Catalog
+from shared.diffusion.batching import MicroBatcher
 from shared.errors import UnavailableError
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from services.detector.calibration import Calibration, Calibrations
 from services.detector.screening import Screener, judge
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
+from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError, InvalidRequestError
 from shared.memorization.prompt_scoring import ScreeningSettings
 from tests.denoisers import counted_forwards
@@ -34,7 +35,7 @@ def library(judging_catalog: Catalog) -> ModelLibrary:
 async def screener(judging_catalog: Catalog, library: ModelLibrary, anyio_backend: str) -> AsyncIterator[Screener]:
     del anyio_backend
     lane = ComputeLane()
-    made = Screener(library=library, calibrations=Calibrations(judging_catalog), lane=lane)
+    made = Screener(library=library, windows=PromptWindows(judging_catalog), calibrations=Calibrations(judging_catalog), lane=lane)
     async with made.batcher.serving():
         yield made
     lane.close()

@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.mitigator.mitigation import ImageVerdict, Screening
+from services.mitigator.mitigation import ImageVerdict, Judge, Order, Screening
 from services.mitigator.strategy import Plan, Workbench
 from shared.client import DetectorClient
+from shared.diffusion.generation import draw_images
 from shared.diffusion.model import Model
 from shared.errors import ScreenerUnavailableError
 from shared.imaging.png import decode_png
@@ -79,6 +80,27 @@ class ScriptedJudge:
         answer = list(self.rounds[number])
         assert len(answer) == len(images_NHW) == len(prompts)
         return answer
+
+
+@dataclass(frozen=True)
+class InlineWorkshop:
+    """Works on one model and asks one judge, each at once."""
+
+    model: Model
+    judge: Judge
+
+    async def compute(self, _model_id: str, work: Callable[[Model], Any]) -> Any:
+        """What `work` makes of the model."""
+        return work(self.model)
+
+    async def draw(self, order: Order, plan: Plan, seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """The plan's images in one batch."""
+        told = plan.conditioning.repeat(len(seeds))
+        return draw_images(self.model, told, seeds, steps=order.steps, guidance=plan.make_guidance(), scheduler=order.scheduler)
+
+    async def ask(self, question: Callable[[Judge], Any]) -> Any:
+        """What the judge answers."""
+        return question(self.judge)
 
 
 @dataclass(eq=False)

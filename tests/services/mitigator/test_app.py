@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import httpx
 import pytest
@@ -10,11 +11,9 @@ import torch
 
 from services.mitigator.app import create_app, not_ready
 from services.mitigator.state import MitigatorState
+from services.mitigator.turns import Turns
 from shared.catalog import open_catalog
-from shared.diffusion.lane import ComputeLane
-from shared.diffusion.library import ModelLibrary
 from tests.services.mitigator.conftest import Home
-from tests.services.mitigator.doubles import ScriptedJudge
 
 pytestmark = pytest.mark.anyio
 
@@ -37,11 +36,10 @@ async def test_routes_are_those_of_the_contract(mitigator_home: Home) -> None:
 
 
 async def test_full_queue_is_not_ready(mitigator_home: Home) -> None:
-    lane = ComputeLane(max_waiting=-1)
     with open_catalog(mitigator_home.settings) as catalog:
-        state = MitigatorState(catalog=catalog, library=ModelLibrary(catalog), lane=lane, judge=ScriptedJudge([]))
+        nobody: Any = None
+        state = MitigatorState(catalog=catalog, windows=nobody, workshop=nobody, turns=Turns(at_once=0, max_waiting=0))
         assert not_ready(state) == ["the queue is full"]
-    lane.close()
 
 
 async def test_metrics_are_shared_with_the_sampler_without_a_clash(mitigator: httpx.AsyncClient) -> None:

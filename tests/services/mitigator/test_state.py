@@ -1,12 +1,16 @@
-"""How a request goes through the mitigator: one at a time, counted, traced, refused early."""
+"""How a request goes through the mitigator: side by side, counted, traced, refused early."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
@@ -14,10 +18,16 @@ from services.mitigator.mitigation import Screening
 from services.mitigator.registry import AUTO, STRATEGIES
 from services.mitigator.schemas import GenerationRequest
 from services.mitigator.state import MitigatorState
+from services.mitigator.turns import Turns
+from services.mitigator.workshop import SharedWorkshop
 from shared.catalog import open_catalog
+from shared.diffusion import studio
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
-from shared.errors import NotFoundError, SaturatedError
+from shared.diffusion.prompt_windows import PromptWindows
+from shared.diffusion.studio import Studio
+from shared.errors import InvalidRequestError, NotFoundError, SaturatedError
+from shared.imaging.png import decode_png
 from tests.denoisers import PROMPTS
 from tests.services.mitigator.conftest import Home
 from tests.services.mitigator.doubles import GOOD, FakeDetector, ScriptedJudge
@@ -78,31 +88,41 @@ class SlowJudge(ScriptedJudge):
         return super().screen("mdl_test", prompt)
 
 
+@asynccontextmanager
+async def opened(home: Home, judge: ScriptedJudge, turns: Turns) -> AsyncIterator[MitigatorState]:
+    """A state with this judge."""
+    lane = ComputeLane()
+    with open_catalog(home.settings) as catalog:
+        async with SharedWorkshop(Studio(ModelLibrary(catalog), lane), judge).open() as workshop:
+            yield MitigatorState(catalog=catalog, windows=PromptWindows(catalog), workshop=workshop, turns=turns)
+    lane.close()
+
+
 async def test_full_queue_refuses_at_once_and_waiting_requests_are_worked(mitigator_home: Home) -> None:
-    judge, lane = SlowJudge(), ComputeLane(max_waiting=1)
+    judge, turns = SlowJudge(), Turns(at_once=1, max_waiting=1)
     request = GenerationRequest.model_validate(body(mitigator_home))
-    with open_catalog(mitigator_home.settings) as catalog:
-        state = MitigatorState(catalog=catalog, library=ModelLibrary(catalog), lane=lane, judge=judge)
+    async with opened(mitigator_home, judge, turns) as state:
         first = asyncio.create_task(state.release(request))
         assert await asyncio.to_thread(judge.entered.wait, 30)
         second = asyncio.create_task(state.release(request))
         async with asyncio.timeout(30):
-            while not lane.is_saturated:  # noqa: ASYNC110 - the lane tells nobody
+            while not turns.is_saturated:  # noqa: ASYNC110 - the turns tell nobody
                 await asyncio.sleep(0.01)
         with pytest.raises(SaturatedError):
             await state.release(request)
         with pytest.raises(NotFoundError):  # refused before anything waits
             await state.release(request.model_copy(update={"model": "mdl_unheard"}))
+        with pytest.raises(InvalidRequestError) as refused:
+            await state.release(request.model_copy(update={"prompts": [PROMPTS[0], "edema " * 90]}))
+        assert refused.value.field == "prompts.1"
         judge.go.set()
         assert [len(released) for released in await asyncio.gather(first, second)] == [2, 2]
-        lane.close()
 
 
 async def test_request_given_up_while_it_waits_is_never_worked(mitigator_home: Home) -> None:
-    judge, lane = SlowJudge(), ComputeLane()
+    judge, turns = SlowJudge(), Turns(at_once=1)
     request = GenerationRequest.model_validate(body(mitigator_home))
-    with open_catalog(mitigator_home.settings) as catalog:
-        state = MitigatorState(catalog=catalog, library=ModelLibrary(catalog), lane=lane, judge=judge)
+    async with opened(mitigator_home, judge, turns) as state:
         first = asyncio.create_task(state.release(request))
         assert await asyncio.to_thread(judge.entered.wait, 30)
         waiting = asyncio.create_task(state.release(request))
@@ -112,5 +132,42 @@ async def test_request_given_up_while_it_waits_is_never_worked(mitigator_home: H
         assert len(await first) == 2
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        lane.close()
     assert len(judge.asked) == 1
+
+
+async def test_requests_side_by_side_share_passes_whatever_their_strategies_did_to_the_prompt(
+    mitigator: httpx.AsyncClient, mitigator_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    whole = studio.draw_images
+
+    def counted(model: Any, conditioning: Any, seeds: list[int], **words: Any) -> Any:
+        drawn.append(len(seeds))
+        return whole(model, conditioning, seeds, **words)
+
+    monkeypatch.setattr(studio, "draw_images", counted)
+    names = [{"strategy": "auto"}, {"strategy": "prompt_generalisation"}, {"strategy": "auto"}]
+    requests = [
+        mitigator.post("/v1/generations", json=body(mitigator_home, prompts=[PROMPTS[index]], seed=index, mitigation=name))
+        for index, name in enumerate(names)
+    ]
+    answers = await asyncio.gather(*requests)
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert sum(drawn) == 8  # two images each, and those of the generalised prompt again
+    assert len(drawn) < 4
+
+
+async def test_image_of_a_request_side_by_side_is_the_one_it_has_alone(mitigator: httpx.AsyncClient, mitigator_home: Home) -> None:
+    def post(index: int) -> Any:
+        return mitigator.post("/v1/generations", json=body(mitigator_home, prompts=[PROMPTS[index]], seed=index))
+
+    together = await asyncio.gather(*(post(index) for index in range(3)))
+    for index, answer in enumerate(together):
+        alone = (await post(index)).json()["images"]
+        for one, other in zip(answer.json()["images"], alone, strict=True):
+            assert one["evidence"] == other["evidence"]
+            assert np.abs(pixels(one).astype(int) - pixels(other)).max() <= 1  # grey levels: rounding of another batch shape
+
+
+def pixels(image: dict[str, Any]) -> Any:
+    return decode_png(base64.b64decode(image["png"]), max_pixels=1024)

@@ -9,10 +9,11 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from services.sampler import api
-from shared.diffusion.lane import ComputeLane
+from shared.diffusion import studio
+from shared.diffusion.batching import MicroBatcher
 from shared.imaging.png import decode_png
 
 if TYPE_CHECKING:
@@ -158,19 +159,19 @@ async def test_full_queue_refuses_at_once_and_other_routes_answer(
     release = threading.Event()
     begun = threading.Event()
 
-    def wait(_order: Any, _library: Any, _check_wanted: Any) -> list[Any]:
+    def wait(_model: Any, conditioning: Any, *_more: Any, **_words: Any) -> Any:
         begun.set()
         release.wait(30)
-        return []
+        return np.zeros((len(conditioning), 32, 32), np.uint8)
 
-    monkeypatch.setattr(api, "draw", wait)
-    monkeypatch.setattr(ComputeLane, "is_saturated", property(lambda lane: lane._admitted > 1))
-    held = [asyncio.create_task(generate(sampler, stocked_home)) for _ in range(2)]  # one is drawn, one waits
+    monkeypatch.setattr(studio, "draw_images", wait)
+    monkeypatch.setattr(MicroBatcher, "is_saturated", property(lambda batcher: len(batcher._queue) >= 1))
+    held = [asyncio.create_task(generate(sampler, stocked_home))]  # this one is drawn
     await asyncio.to_thread(begun.wait, 30)
-    for _ in range(1000):
-        if (await sampler.get("/readyz")).status_code == 503:
-            break
-        await asyncio.sleep(0.01)
+    held.append(asyncio.create_task(generate(sampler, stocked_home)))  # this one waits
+    async with asyncio.timeout(30):
+        while (await sampler.get("/readyz")).status_code != 503:  # noqa: ASYNC110 - the queue tells nobody
+            await asyncio.sleep(0.01)
     refused = await generate(sampler, stocked_home)
     assert (refused.status_code, slug(refused.json())) == (503, "saturated")
     assert "Retry-After" in refused.headers

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from shared.catalog import Catalog
-from shared.diffusion.lane import ComputeLane
+from shared.diffusion.studio import Studio
 from shared.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ async def test_sampler_whose_store_is_away_is_not_ready(sampler: httpx.AsyncClie
 
 
 async def test_sampler_with_a_full_queue_is_not_ready(sampler: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ComputeLane, "is_saturated", property(lambda _lane: True))
+    monkeypatch.setattr(Studio, "is_saturated", property(lambda _studio: True))
     response = await sampler.get("/readyz")
     assert (response.status_code, response.json()["reasons"]) == (503, ["the queue is full"])
 

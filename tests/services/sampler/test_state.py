@@ -14,6 +14,6 @@ def test_state_is_made_whole_and_stays_as_it_is() -> None:
     parts = {field.name: mock.sentinel.part for field in dataclasses.fields(SamplerState)}
     state = SamplerState(**parts)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        state.lane = mock.sentinel.other  # type: ignore[misc]
+        state.studio = mock.sentinel.other  # type: ignore[misc]
     with pytest.raises(TypeError):
-        SamplerState(lane=mock.sentinel.part)  # type: ignore[call-arg]
+        SamplerState(studio=mock.sentinel.part)  # type: ignore[call-arg]

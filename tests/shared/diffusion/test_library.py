@@ -1,7 +1,8 @@
-"""Models in memory: loaded once, verified, the least recently used given up."""
+"""Models in memory: loaded once, verified, the least recently used given up for room, and none in use."""
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,14 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 import pytest
+import torch
+from prometheus_client import REGISTRY
+from safetensors.torch import load_file, save_file
 
 from shared.catalog import ModelManifest, new_id
-from shared.diffusion.library import ModelLibrary
+from shared.diffusion.library import ModelLibrary, expected_bytes
 from shared.diffusion.model import Model
-from shared.errors import IntegrityError, NotFoundError
+from shared.errors import IntegrityError, NotFoundError, OutOfDeviceMemoryError, SaturatedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +39,19 @@ def commit(stocked_home: StockedHome, stocked_catalog: Catalog) -> Callable[[Pat
 
 
 @pytest.fixture
-def library(stocked_catalog: Catalog) -> ModelLibrary:
-    return ModelLibrary(stocked_catalog, device="cpu", capacity=2)
+def size_bytes(tiny_model: Model) -> int:
+    """What the stocked model takes."""
+    return tiny_model.size_bytes
+
+
+@pytest.fixture
+def library(stocked_catalog: Catalog, size_bytes: int) -> ModelLibrary:
+    """Room for two models."""
+    return ModelLibrary(stocked_catalog, device="cpu", memory_bytes=2 * size_bytes)
+
+
+def metric(name: str) -> float:
+    return REGISTRY.get_sample_value(name) or 0.0
 
 
 def test_model_is_loaded_once_and_named_by_its_digest(library: ModelLibrary, stocked_home: StockedHome) -> None:
@@ -58,9 +73,73 @@ def test_least_recently_used_model_is_given_up(
 ) -> None:
     folder = stocked_catalog.fetch(stocked_home.model)
     first, second, third = stocked_home.model.id, commit(folder), commit(folder)
+    loads, evictions = metric("lethe_model_load_duration_seconds_count"), metric("lethe_models_evicted_total")
     for model_id in (first, second, first, third):
         library.get(model_id)
     assert library.held == [first, third]
+    assert library.held_bytes == metric("lethe_model_memory_bytes") == 2 * library.get(first).size_bytes
+    assert metric("lethe_model_load_duration_seconds_count") == loads + 3
+    assert metric("lethe_models_evicted_total") == evictions + 1
+
+
+def test_model_in_use_is_not_given_up(
+    library: ModelLibrary, stocked_home: StockedHome, stocked_catalog: Catalog, commit: Callable[[Path], str]
+) -> None:
+    folder = stocked_catalog.fetch(stocked_home.model)
+    first, second, third, fourth = stocked_home.model.id, commit(folder), commit(folder), commit(folder)
+    with library.use(first) as model:
+        for model_id in (second, third):
+            library.get(model_id)
+        assert library.held == [first, third]
+        assert library.get(first) is model
+        with library.use(third), pytest.raises(SaturatedError, match="in use"):
+            library.get(fourth)
+    library.get(fourth)
+    assert library.held == [third, fourth]
+
+
+def test_model_larger_than_all_room_is_refused_before_others_are_given_up(
+    stocked_home: StockedHome, stocked_catalog: Catalog, commit: Callable[[Path], str], stable_diffusion_folder: Path
+) -> None:
+    limit = expected_bytes(stocked_catalog.fetch(stocked_home.model)) - 1
+    library = ModelLibrary(stocked_catalog, device="cpu", memory_bytes=limit)
+    other = commit(stable_diffusion_folder)
+    library.get(other)
+    with pytest.raises(OutOfDeviceMemoryError, match=f"LETHE_MODEL_MEMORY_BYTES allows {limit} for all"):
+        library.get(stocked_home.model.id)
+    assert library.held == [other]
+
+
+def test_expected_size_is_what_a_loaded_model_takes_but_for_buffers(stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
+    folder = stocked_catalog.fetch(stocked_home.model)
+    model = Model.load(folder, key="test")
+    parts = (model.text_encoder, model.unet, model.vae)
+    buffers = sum(buffer.numel() * buffer.element_size() for part in parts for buffer in part.buffers())
+    assert expected_bytes(folder) == model.size_bytes - buffers
+
+
+def test_half_precision_and_variants_are_weighed_as_they_are_loaded(
+    stocked_home: StockedHome, stocked_catalog: Catalog, tmp_path: Path
+) -> None:
+    folder = tmp_path / "halved"
+    shutil.copytree(stocked_catalog.fetch(stocked_home.model), folder)
+    whole = expected_bytes(folder)
+    for path in [*folder.rglob("*.safetensors")]:
+        halved = {name: tensor.half() for name, tensor in load_file(path).items()}
+        path.unlink()
+        save_file(halved, path)
+        save_file(halved, path.with_suffix(".fp16.safetensors"))
+    assert expected_bytes(folder) == whole
+
+
+def test_device_without_memory_is_told_in_type(library: ModelLibrary, stocked_home: StockedHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OutOfDeviceMemoryError, match="too little memory"), library.use(stocked_home.model.id):
+        raise torch.OutOfMemoryError
+    with library.use(stocked_home.model.id) as model:  # and it stays ready
+        assert model.key == stocked_home.model.digest
+    monkeypatch.setattr(Model, "load", mock.Mock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(OutOfDeviceMemoryError, match="too little memory"):
+        ModelLibrary(library._catalog, device="cpu").get(stocked_home.model.id)
 
 
 def test_unknown_model_is_named(library: ModelLibrary) -> None:

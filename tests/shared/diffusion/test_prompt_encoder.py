@@ -7,8 +7,8 @@ from unittest import mock
 
 import pytest
 
-from services.trainer.prompt_encoder import open_prompt_encoder
 from shared.catalog import ModelManifest, new_id
+from shared.diffusion.prompt_encoder import open_prompt_encoder
 from shared.errors import InvalidRequestError, NotFoundError
 
 if TYPE_CHECKING:
