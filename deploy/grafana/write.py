@@ -225,6 +225,28 @@ JUDGING: Final = Dashboard(
             "How many images are drawn at once.",
         ),
         Panel(
+            "Requests waiting",
+            "none",
+            [("sum by (service) (lethe_requests_waiting)", "{{service}}")],
+            "For a batch, or for what it answers.",
+        ),
+        Panel("Models held", "bytes", [("lethe_model_memory_bytes", "{{service}} {{instance}}")], "Parameters and buffers."),
+        Panel(
+            "Models loaded and given up",
+            "none",
+            [
+                ("sum by (service) (increase(lethe_model_load_duration_seconds_count[1h]))", "{{service}} loaded"),
+                ("sum by (service) (increase(lethe_models_evicted_total[1h]))", "{{service}} given up"),
+            ],
+            "Within an hour; many of both mean too little room (LETHE_MODEL_MEMORY_BYTES).",
+        ),
+        Panel(
+            "Batches halved",
+            "none",
+            [("sum by (service) (increase(lethe_batches_halved_total[1h]))", "{{service}}")],
+            "Within an hour: they did not fit into the device's memory.",
+        ),
+        Panel(
             "Mitigations refused",
             "none",
             [("sum by (mitigation) (increase(lethe_mitigations_refused_total[1h]))", "{{mitigation}}")],
@@ -289,6 +311,12 @@ STORAGE_AND_JOBS: Final = Dashboard(
             "none",
             [("sum by (service) (increase(lethe_audit_write_failures_total[1h]))", "{{service}}")],
             "Within an hour; what they would have told was not done.",
+        ),
+        Panel(
+            "Anchors of the audit log not written",
+            "none",
+            [("sum by (service) (increase(lethe_audit_anchor_failures_total[1h]))", "{{service}}")],
+            "Within an hour; each is tried again.",
         ),
         Panel("Memory of the device", "bytes", [("lethe_gpu_memory_bytes", "{{service}} {{kind}}")], "Where there is a CUDA device."),
     ],
