@@ -18,6 +18,8 @@ _REASON_OF_SLUG: Final[Mapping[str, str]] = {
     "saturated": "saturated",
     "payload-too-large": "body",
     "unsupported-media-type": "body",
+    "request-timeout": "slow",
+    "headers-too-large": "head",
 }
 
 # All of them from the start: an increase from nothing to one is none to Prometheus, and alerts would miss the first.
