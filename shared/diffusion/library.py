@@ -16,6 +16,7 @@ import torch
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.catalog import Catalog
+from shared.diffusion.device_memory import publish_device_memory
 from shared.diffusion.model import Model
 from shared.diffusion.model_folder import WEIGHTED_COMPONENTS
 from shared.diffusion.out_of_memory import typed_out_of_memory
@@ -55,6 +56,7 @@ class ModelLibrary:
     def __init__(self, catalog: Catalog, device: str | None = None, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
         self._catalog = catalog
         self._device = device or available_device()
+        publish_device_memory(self._device)
         self._memory_bytes = memory_bytes
         self._holding = threading.Lock()
         self._computing = threading.RLock()
