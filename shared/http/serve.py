@@ -1,22 +1,26 @@
-"""How a service is served: uvicorn on loopback, a clear word about a taken port, and a clean end."""
+"""How a service is served: uvicorn where it is safe to listen, a clear word about a taken port, and a clean end."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import signal
 import socket
+import ssl
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI
 
+from shared.http.connections import HEAD_LIMIT_BYTES, IDLE_SECONDS, TimedConnection
 from shared.http.state import Draining, draining_of
 from shared.jobs.executor import PARENT_VARIABLE
 from shared.jobs.worker import die_with_parent
+from shared.settings import Settings, is_loopback
 
 EXIT_PORT_TAKEN: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_REFUSED: Final = 78  # EX_CONFIG
@@ -25,13 +29,14 @@ _DRAIN_SECONDS: Final = 10
 _BACKLOG: Final = 256
 
 
-def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int, allow_remote: bool = False) -> None:
-    """Serve until SIGTERM or Ctrl-C, then leave with code 0.
+def serve(app: FastAPI, *, url: str, default_port: int, settings: Settings) -> None:
+    """Serve at a URL (on LETHE_LISTEN_HOST, where that is set) until SIGTERM or Ctrl-C, then leave with code 0.
 
-    An address other than loopback is refused unless `allow_remote` says that something in front authenticates callers.
+    An address other than loopback is refused unless callers are authenticated and what they send and get is encrypted.
     """
-    if not (allow_remote or _is_loopback(host)):
-        _leave(f"Refusing to listen on {host}: requests are not authenticated, only 127.0.0.1 is safe.", EXIT_REFUSED)
+    address = urlsplit(url)
+    host, port = settings.listen_host or address.hostname or "127.0.0.1", address.port or default_port
+    _require_safe_place(host, settings)
     if PARENT_VARIABLE in os.environ:
         # Started by `lethe up`: whatever ends the supervisor, even SIGKILL, ends the service too.
         die_with_parent()
@@ -44,8 +49,14 @@ def serve(app: FastAPI, *, host: str = "127.0.0.1", port: int, allow_remote: boo
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.proxy_networks),
+        forwarded_allow_ips=list(settings.proxy_networks),
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
         ws="none",
+        http=TimedConnection,
+        h11_max_incomplete_event_size=HEAD_LIMIT_BYTES,
+        timeout_keep_alive=IDLE_SECONDS,
         lifespan="on",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
@@ -68,12 +79,24 @@ class _DrainingServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+def _require_safe_place(host: str, settings: Settings) -> None:
+    """End the process where requests would come unauthenticated or in the clear, or the certificate cannot be used."""
+    if not is_loopback(host):
+        if settings.auth == "off":
+            _leave(f"Refusing to listen on {host}: callers are not authenticated; set LETHE_AUTH=on, or listen on 127.0.0.1.", EXIT_REFUSED)
+        if settings.tls_certificate is None and not settings.proxy_networks:
+            wanted = "set LETHE_TLS_CERTIFICATE and LETHE_TLS_KEY, or LETHE_TRUSTED_PROXIES when something in front ends TLS"
+            _leave(f"Refusing to listen on {host}: credentials would travel in the clear; {wanted}.", EXIT_REFUSED)
+    if settings.tls_certificate is not None:
+        _require_certificate(settings.tls_certificate, settings.tls_key)
+
+
+def _require_certificate(certificate: Path, key: Path | None) -> None:
+    """End the process when certificate and private key cannot be read or do not belong together."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError:  # of which ssl.SSLError is one
+        _leave(f"The certificate {certificate} and its key {key} cannot be used; both are PEM files that belong together.", EXIT_REFUSED)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, is_loopback
 
 
 def test_empty_environment_gives_embedded_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,6 +52,82 @@ def test_database_url_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_keys_lie_in_the_home_unless_replicas_share_them(tmp_path: Path) -> None:
     assert Settings(home=tmp_path).keys_folder == tmp_path.resolve()
     assert Settings(home=tmp_path, keys=tmp_path / "shared").keys_folder == tmp_path.resolve() / "shared"
+
+
+def test_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KEYS", "TLS_CERTIFICATE", "SERVICE_KEY", "JOB_SLOTS", "SECRETS"):
+        monkeypatch.setenv(f"LETHE_{name}", "")
+    settings = Settings()
+    assert (settings.keys, settings.tls_certificate, settings.service_key, settings.job_slots) == (None, None, None, 1)
+
+
+def test_secrets_come_from_files_unless_the_environment_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lethe_s3_secret_key").write_text("from the file\n", encoding="utf-8")
+    (tmp_path / "lethe_database_url").write_text("postgresql://file@db/lethe", encoding="utf-8")
+    monkeypatch.setenv("LETHE_SECRETS", str(tmp_path))
+    monkeypatch.setenv("LETHE_DATABASE_URL", "postgresql://environment@db/lethe")
+    get_settings.cache_clear()
+    settings = get_settings()
+    get_settings.cache_clear()
+    assert settings.s3_secret_key is not None
+    assert settings.s3_secret_key.get_secret_value() == "from the file"
+    assert settings.sql_url == "postgresql://environment@db/lethe"
+
+
+def test_folder_of_secrets_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_SECRETS", str(tmp_path / "absent"))
+    get_settings.cache_clear()
+    with pytest.raises(ValueError, match="LETHE_SECRETS"):
+        get_settings()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"auth": "maybe"},
+        {"trusted_proxies": "10.0.0.0/8, the proxy"},
+        {"oidc_algorithms": "RS256, none"},
+        {"oidc_algorithms": "HS256"},
+        {"oidc_algorithms": ""},
+        {"oidc_jwks_url": "http://identity.example/keys"},
+        {"oidc_jwks_url": "file:///keys.json"},
+        {"oidc_issuer": "https://identity.example", "oidc_jwks_url": "https://identity.example/keys"},
+        {"oidc_issuer": "https://identity.example", "oidc_audience": "lethe"},
+        {"tls_certificate": "tls.crt"},
+        {"tls_key": "tls.key"},
+    ],
+)
+def test_access_that_would_be_unsafe_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate(given)
+
+
+def test_refused_settings_show_no_secret() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"service_key": "open-sesame", "tls_key": "tls.key"})
+    assert "open-sesame" not in str(raised.value)
+
+
+def test_access_is_read(tmp_path: Path) -> None:
+    settings = Settings(
+        oidc_issuer="http://127.0.0.1:1",
+        oidc_audience="lethe",
+        oidc_jwks_url="http://127.0.0.1:1/keys",
+        oidc_algorithms="ES256, EdDSA",
+        trusted_proxies="10.0.0.0/8,192.0.2.7",
+        tls_certificate=tmp_path,
+        tls_key=tmp_path,
+    )
+    assert settings.signature_algorithms == ("ES256", "EdDSA")
+    assert settings.proxy_networks == ("10.0.0.0/8", "192.0.2.7")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("", False), ("lethe.local", False)],  # noqa: S104
+)
+def test_loopback_is_told_from_what_others_reach(host: str, *, told: bool) -> None:
+    assert is_loopback(host) is told
 
 
 def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

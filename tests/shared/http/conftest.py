@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -56,10 +57,11 @@ async def service(settings: Settings, anyio_backend: str) -> AsyncIterator[Servi
 class Server:
     """The fake service as a process."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, logs: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, logs: Path, *, trust: ssl.SSLContext | None = None) -> None:
         self.process = process
         self.port = port
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        scheme, verify = ("http", True) if trust is None else ("https", trust)
+        self.client = httpx.Client(base_url=f"{scheme}://127.0.0.1:{port}", timeout=30, verify=verify)
         self._logs = logs
 
     def logs(self) -> str:
@@ -77,17 +79,17 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path, free_port: int) -> Callable[[], Any]:
+def start_server(tmp_path: Path, free_port: int) -> Callable[..., Any]:
     """Starts servers of one home on one port, one after the other."""
 
     @contextmanager
-    def start() -> Iterator[Server]:
+    def start(*, trust: ssl.SSLContext | None = None) -> Iterator[Server]:
         environment = os.environ | {"LETHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
         logs = tmp_path / "server.log"
         with logs.open("a", encoding="utf-8") as file:
             command = [sys.executable, "-m", "tests.shared.http.fake_app", str(free_port)]
             process = subprocess.Popen(command, env=environment, stderr=file, text=True)
-        server = Server(process, free_port, logs)
+        server = Server(process, free_port, logs, trust=trust)
         try:
             _wait_until_ready(server)
             yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from fastapi import FastAPI
 
 from shared.http import serve as serve_module
 from shared.http.serve import EXIT_PORT_TAKEN, EXIT_REFUSED, serve
+from shared.settings import Settings
+from tests.fixtures.certificates import Certificate
 from tests.shared.http.fake_app import ROOT
 
 pytestmark = pytest.mark.server
@@ -43,11 +46,53 @@ def test_taken_port_is_told_clearly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])  # noqa: S104 - refused is the point
-def test_address_that_others_reach_is_refused(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("set_so_far", "missing"),
+    [
+        ({}, "LETHE_AUTH=on"),
+        ({"trusted_proxies": "192.0.2.0/24"}, "LETHE_AUTH=on"),
+        ({"auth": "on"}, "LETHE_TLS_CERTIFICATE and LETHE_TLS_KEY, or LETHE_TRUSTED_PROXIES"),
+    ],
+)
+def test_address_that_others_reach_is_refused_and_what_is_missing_is_told(
+    host: str, set_so_far: dict[str, str], missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"[{host}]" if ":" in host else host
+    for settings, url in ((Settings(listen_host=host), "http://127.0.0.1:1"), (Settings(), f"http://{name}:1")):
+        with pytest.raises(SystemExit) as left:
+            serve(FastAPI(), url=url, default_port=1, settings=settings.model_copy(update=set_so_far))
+        assert left.value.code == EXIT_REFUSED
+        told = capsys.readouterr().err
+        assert f"Refusing to listen on {host}:" in told
+        assert missing in told
+
+
+@pytest.mark.parametrize("proxies", ["192.0.2.7", "192.0.2.0/24, 2001:db8::/32"])
+def test_authentication_behind_a_stated_proxy_may_listen_anywhere(proxies: str) -> None:
+    serve_module._require_safe_place("0.0.0.0", Settings(auth="on", trusted_proxies=proxies))  # noqa: S104 - allowed is the point
+
+
+def test_certificate_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "crt.pem").write_text("no certificate", encoding="utf-8")
+    settings = Settings(tls_certificate=tmp_path / "crt.pem", tls_key=tmp_path / "key.pem")
     with pytest.raises(SystemExit) as left:
-        serve(FastAPI(), host=host, port=1)
+        serve(FastAPI(), url="https://127.0.0.1:1", default_port=1, settings=settings)
     assert left.value.code == EXIT_REFUSED
-    assert host in capsys.readouterr().err
+    assert "crt.pem" in capsys.readouterr().err
+
+
+def test_certificate_is_shown_and_plain_requests_get_nothing(
+    start_server: Callable[..., Any], free_port: int, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LETHE_TLS_CERTIFICATE", str(certificate.chain))
+    monkeypatch.setenv("LETHE_TLS_KEY", str(certificate.key))
+    trust = ssl.create_default_context(cafile=certificate.chain)
+    with start_server(trust=trust) as server:
+        assert server.client.get("/v1/info").json()["service"] == "fake"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{free_port}/v1/info")
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"https://127.0.0.1:{free_port}/v1/info")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
