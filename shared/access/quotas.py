@@ -138,7 +138,7 @@ def _plain(prompt: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
-def _row_of(caller: str, item: _Item) -> tuple[bool, ...]:
+def _row_of(caller: str, item: _Item) -> tuple[ColumnElement[bool], ...]:
     """Where an item is counted."""
     columns = QUOTA_USAGE.c
     return (
@@ -156,7 +156,8 @@ def _add(connection: Connection, caller: str, item: _Item, *, limit: int) -> int
     after = QUOTA_USAGE.c.used + item.amount
     counted = insert(QUOTA_USAGE).values(row)
     counted = counted.on_conflict_do_update(index_elements=list(QUOTA_USAGE.primary_key), set_={"used": after}, where=after <= limit)
-    return connection.scalar(counted.returning(QUOTA_USAGE.c.used))
+    used: int | None = connection.scalar(counted.returning(QUOTA_USAGE.c.used))
+    return used
 
 
 def _forget_before(connection: Connection, caller: str, item: _Item) -> None:

@@ -35,6 +35,11 @@ class AuditLog:
         """The log that the settings name, under the key that the installation keeps; on SQLite its table is made."""
         database = Database.open(settings)
         prepare_embedded(database.engine, AUDIT_SCHEMA)
+        return cls.of(settings, database)
+
+    @classmethod
+    def of(cls, settings: Settings, database: Database) -> Self:
+        """The log in a database whose tables are there."""
         return cls(database, key=kept_key(settings.keys_folder / KEY_FILE))
 
     @classmethod

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing
 from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
+from shared.access.authenticator import Authenticator
 from shared.database import Database
-from shared.http.access import requires
+from shared.http.access import Requirement, declare_access, guarded_routes, requires
 from shared.http.authentication import Authentication
 from shared.http.docs import docs_routes
 from shared.http.handlers import install_problem_handlers
 from shared.http.health import health_routes
-from shared.http.limits import BodyLimit
+from shared.http.limits import BodyLimit, HeadLimit
 from shared.http.metrics import RequestObserver
 from shared.http.migrations import migrate_embedded, reasons_to_migrate
 from shared.http.problems import PROBLEM_MEDIA_TYPE, Problem
+from shared.http.recording import Counting, Ledger, Recording
 from shared.http.state import Draining, read_state
 from shared.settings import Settings
 from shared.telemetry import lethe_version, publish_build_info
@@ -32,13 +35,16 @@ _PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_SCHEMA}}}
     for status, description in {
         400: "Unreadable",
+        401: "No credential, or none that is valid",
         403: "Not allowed",
         404: "Not found",
         405: "Method not allowed",
+        408: "Not sent in time",
         409: "In conflict with the present state",
         413: "Body too large",
         415: "Body is not plain JSON",
         422: "Against the schema",
+        431: "Head too large",
         500: "A defect, or stored bytes that do not match their digest",
         503: "Saturated, or a dependency is away",
     }.items()
@@ -71,17 +77,20 @@ def create_app(
 
     @asynccontextmanager
     async def with_state(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        """Keep the service's state, and the database that readiness asks, where requests find them."""
+        """Keep the service's state, the database that readiness asks, and who tells callers apart, where requests find them."""
         with closing(Database.open(settings)) as database:
             migrate_embedded(database)
-            async with lifespan(settings) as state:
+            async with aclosing(Authenticator.open(settings, database)) as authenticator, lifespan(settings) as state:
                 publish_build_info()
-                yield {"service": state, "database": database}
+                with Ledger.serving(service, settings, database) as ledger:
+                    yield {"service": state, "database": database, "authenticator": authenticator, "ledger": ledger}
 
     def check_ready(request: Request) -> list[str]:
         """Ask the database whether its tables are there, then the service with its own state."""
         return reasons_to_migrate(request.state.database) or ready(read_state(request, state_type))
 
+    every_router = (health_routes(ready=check_ready), docs_routes(), _info_routes(service), *routers)
+    guarded = guarded_routes(every_router)
     app = FastAPI(
         title=f"Lethe {service}",
         version=lethe_version(),
@@ -97,11 +106,14 @@ def create_app(
     app.add_middleware(
         BodyLimit, limit_bytes=settings.body_limit_bytes, upload_limit_bytes=settings.upload_limit_bytes, upload_paths=upload_paths
     )
-    app.add_middleware(Authentication)
+    app.add_middleware(Counting)
+    app.add_middleware(Authentication, required=settings.auth == "on")
+    app.add_middleware(Recording, guarded=guarded)
+    app.add_middleware(HeadLimit)
     app.add_middleware(RequestObserver)  # added last, hence outermost
-    for router in (health_routes(ready=check_ready), docs_routes(), _info_routes(service), *routers):
+    for router in every_router:
         app.include_router(router)
-    app.openapi = _openapi_with_problems(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.openapi = _openapi_of(app, guarded)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 
 
@@ -117,8 +129,8 @@ def _info_routes(service: str) -> APIRouter:
     return router
 
 
-def _openapi_with_problems(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """FastAPI's schema, with the problem that all routes refer to."""
+def _openapi_of(app: FastAPI, guarded: Sequence[tuple[APIRoute, Requirement]]) -> Callable[[], dict[str, Any]]:
+    """FastAPI's schema, with the problem that all routes refer to, and what each asks of its callers."""
 
     def openapi() -> dict[str, Any]:
         """The schema, made once."""
@@ -127,6 +139,7 @@ def _openapi_with_problems(app: FastAPI) -> Callable[[], dict[str, Any]]:
             components = schema.setdefault("components", {}).setdefault("schemas", {})
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             components |= problem.pop("$defs", {}) | {"Problem": problem}
+            declare_access(schema, guarded)
             app.openapi_schema = schema
         return app.openapi_schema
 

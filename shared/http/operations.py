@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
@@ -18,8 +17,9 @@ from shared.errors import ConflictError, NotFoundError
 from shared.http.access import requires
 from shared.http.bodies import StrictBody
 from shared.http.events import SSE_HEADERS, job_events, read_last_event_id
+from shared.http.idempotency import IDEMPOTENT, idempotency_key
 from shared.http.paging import Page, PageQuery, PageTokens
-from shared.http.problems import MalformedRequestError
+from shared.http.recording import RequestRecord, record_of
 from shared.http.state import JobsState, draining_of, read_state
 from shared.jobs.idempotency import IdempotencyKey, canonical_digest
 from shared.jobs.records import Job, JobState
@@ -33,19 +33,6 @@ JobId = Annotated[str, Path(min_length=1, max_length=64, description="The id tha
 
 # When a caller that polls should ask for the first time.
 _RETRY_AFTER_SECONDS: Final = 1
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-# What a route that calls `accept_job` says of its header in the schema; the header is read there, with a word of its own when it is wrong.
-IDEMPOTENT: Final[dict[str, Any]] = {
-    "parameters": [
-        {
-            "name": "Idempotency-Key",
-            "in": "header",
-            "required": False,
-            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-            "description": "Makes repeating the request safe: the same key and body answer with the same resource.",
-        }
-    ]
-}
 _RESUMABLE: Final[dict[str, Any]] = {
     "parameters": [
         {
@@ -118,11 +105,12 @@ async def accept_job(
 
     `route` is where keys are known, for a POST that is not the noun's own.
     """
-    idempotency = _idempotency_key(request, route=route or noun, fingerprint=canonical_digest(body.model_dump(mode="json")))
-    return await _queue_job(state, noun=noun, kind=kind, job_id=job_id, spec=spec, idempotency=idempotency)
+    idempotency = idempotency_key(request, route=route or noun, fingerprint=canonical_digest(body.model_dump(mode="json")))
+    return await _queue_job(record_of(request), state, noun=noun, kind=kind, job_id=job_id, spec=spec, idempotency=idempotency)
 
 
 async def _queue_job(
+    record: RequestRecord,
     state: JobsState,
     *,
     noun: str,
@@ -131,9 +119,12 @@ async def _queue_job(
     spec: dict[str, Any],
     idempotency: IdempotencyKey | None,
 ) -> JSONResponse:
-    """Write the record, once for each key, and answer its envelope."""
+    """Write the job and its event, once for each key, and answer its envelope."""
+    witness = record.of_job(kind=kind, job_id=job_id, spec=spec)
     if idempotency is None:
-        answer = envelope(await asyncio.to_thread(state.jobs.create, job_id=job_id, kind=kind, spec=spec, trace_id=current_trace_id()))
+        answer = envelope(
+            await asyncio.to_thread(state.jobs.create, job_id=job_id, kind=kind, spec=spec, trace_id=current_trace_id(), witness=witness)
+        )
     else:
         answer = await asyncio.to_thread(
             state.jobs.create_once,
@@ -143,7 +134,12 @@ async def _queue_job(
             trace_id=current_trace_id(),
             idempotency=idempotency,
             response_of=envelope,
+            witness=witness,
         )
+    if answer["id"] == job_id:
+        record.queued()
+    else:  # the answer to a key that was used before
+        record.about({kind: answer["id"]})
     state.runner.wake()
     headers = {"Location": f"/v1/{noun}/{answer['id']}", "Retry-After": str(_RETRY_AFTER_SECONDS)}
     return JSONResponse(answer, status_code=202, headers=headers)
@@ -260,6 +256,8 @@ def _add_cancelling(router: APIRouter, *, noun: str, kind: str, state_type: type
         """A queued operation ends at once, a running one at its next step, an ended one stays as it is."""
         state = read_state(request, state_type)
         job_of_kind(state, id, noun=noun, kind=kind)
+        record_of(request).about({kind: id})
+        record_of(request).begin()
         return JSONResponse(envelope(state.jobs.request_cancel(id)), headers={"Cache-Control": "no-store"})
 
 
@@ -281,8 +279,10 @@ def _add_retrying(router: APIRouter, *, noun: str, kind: str, state_type: type[S
         job = await asyncio.to_thread(job_of_kind, state, id, noun=noun, kind=kind)
         if job.state not in {"failed", "cancelled"}:
             raise ConflictError(f"{id} is {job.state}; only what failed or was cancelled can be asked for again.")
-        idempotency = _idempotency_key(request, route=f"{noun}/{id}/retry", fingerprint=job.spec_digest)
-        return await _queue_job(state, noun=noun, kind=kind, job_id=new_id_like(id), spec=job.spec, idempotency=idempotency)
+        idempotency = idempotency_key(request, route=f"{noun}/{id}/retry", fingerprint=job.spec_digest)
+        return await _queue_job(
+            record_of(request), state, noun=noun, kind=kind, job_id=new_id_like(id), spec=job.spec, idempotency=idempotency
+        )
 
 
 def job_of_kind(state: JobsState, job_id: str, *, noun: str, kind: str) -> Job:
@@ -300,13 +300,3 @@ def job_of_kind(state: JobsState, job_id: str, *, noun: str, kind: str) -> Job:
 def _extended(state: StateT, job: Job, extend: Extend[StateT] | None) -> dict[str, Any]:
     """The envelope with what the service adds; the envelope's own fields cannot be replaced."""
     return (extend(state, job) if extend is not None else {}) | envelope(job)
-
-
-def _idempotency_key(request: Request, *, route: str, fingerprint: str) -> IdempotencyKey | None:
-    """The caller's Idempotency-Key with what it stands for."""
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise MalformedRequestError("The Idempotency-Key must be 1 to 255 visible ASCII characters.")
-    return IdempotencyKey(scope=f"POST /v1/{route}", key=key, fingerprint=fingerprint)

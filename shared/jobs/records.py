@@ -18,6 +18,8 @@ from shared.jobs.leases import LEASE, owner_is_gone
 from shared.jobs.tables import EVENTS, IDEMPOTENCY, JOB_SCHEMA, JOBS
 from shared.settings import Settings
 
+# Told of a new job inside its transaction, as its last statement; what it raises undoes the job.
+JobWitness = Callable[[Connection, "Job"], None]
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 EventName = Literal["state", "progress", "end"]
 SETTLED: Final[tuple[JobState, ...]] = ("succeeded", "failed", "cancelled")
@@ -115,10 +117,15 @@ class JobStore:
 
     # ── creating and reading ──
 
-    def create(self, *, job_id: str, kind: str, spec: dict[str, Any], trace_id: str | None = None) -> Job:
+    def create(
+        self, *, job_id: str, kind: str, spec: dict[str, Any], trace_id: str | None = None, witness: JobWitness | None = None
+    ) -> Job:
         """Queue a job; SaturatedError when the queue of its kind is full."""
         with self._database.writing() as connection:
-            return _insert_job(connection, job_id=job_id, kind=kind, spec=spec, trace_id=trace_id)
+            job = _insert_job(connection, job_id=job_id, kind=kind, spec=spec, trace_id=trace_id)
+            if witness is not None:
+                witness(connection, job)
+            return job
 
     def create_once(
         self,
@@ -129,6 +136,7 @@ class JobStore:
         trace_id: str | None,
         idempotency: IdempotencyKey,
         response_of: Callable[[Job], dict[str, Any]],
+        witness: JobWitness | None = None,
     ) -> dict[str, Any]:
         """Queue a job unless its key was used; answers the stored response, or IdempotencyKeyReusedError for another body."""
         stored = self._stored_response(idempotency)
@@ -139,6 +147,8 @@ class JobStore:
                 job = _insert_job(connection, job_id=job_id, kind=kind, spec=spec, trace_id=trace_id)
                 response = response_of(job)
                 _remember(connection, idempotency, job=job, response=response)
+                if witness is not None:
+                    witness(connection, job)
                 return response
         except AlreadyExistsError:
             # Another request with the same key was faster by a moment.
