@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Final, Literal
 
-from sqlalchemy import Connection, case, delete, update
+from sqlalchemy import ColumnElement, Connection, case, delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.access.caller import Caller
