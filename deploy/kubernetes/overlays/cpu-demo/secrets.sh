@@ -32,7 +32,7 @@ for user in admin trainer sampler detector mitigator; do
 done
 
 keys=()
-for key in api-keys audit-log page-tokens prompt-marks pseudonyms; do
+for key in api-keys audit-log idempotency page-tokens prompt-marks pseudonyms; do
     openssl rand 32 >"$key.key"
     keys+=("$key.key")
 done
