@@ -14,6 +14,8 @@ from typing import Final, Literal, get_args
 Scope = Literal["read", "train", "generate", "mitigate", "score", "export", "admin", "audit:read", "metrics:read"]
 CallerKind = Literal["anonymous", "key", "person", "service"]
 
+# The header in which a service names the caller that it works for.
+ON_BEHALF_OF: Final = "Lethe-On-Behalf-Of"
 EVERY_SCOPE: Final[frozenset[Scope]] = frozenset(get_args(Scope))
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from shared import errors
+from shared.http.access import requires
 from shared.http.app import create_app
 from shared.http.bodies import Seed, StrictBody
 from shared.http.operations import accept_job, operation_routes
@@ -70,7 +71,7 @@ class RaiseBody(StrictBody):
 
 
 State = Annotated[FakeState, Depends(state_of(FakeState))]
-router = APIRouter()
+router = APIRouter(dependencies=[requires(None)])
 operation_routes(
     router,
     noun="things",
@@ -162,4 +163,4 @@ def ready(state: FakeState) -> list[str]:
 
 if __name__ == "__main__":
     configure_logging("fake")
-    serve(make_app(get_settings(), run_jobs=True), port=int(sys.argv[1]))
+    serve(make_app(get_settings(), run_jobs=True), url="", default_port=int(sys.argv[1]), settings=get_settings())

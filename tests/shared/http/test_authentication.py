@@ -1,18 +1,131 @@
-"""Who calls, as routes see it."""
+"""Who calls, as routes see it, and what is answered to those who do not say."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from shared.access import ANONYMOUS, Caller, current_caller
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+from starlette.responses import JSONResponse
+
+from shared.access import Caller, current_caller
+from shared.errors import UnauthenticatedError, UnavailableError
 from shared.http.authentication import Authentication
 
+KEY = Caller(id="key_1", kind="key", scopes=frozenset({"read"}))
+SERVICE = Caller(id="key_2", kind="service", scopes=frozenset({"read"}))
 
-async def test_without_authentication_everybody_is_anonymous() -> None:
-    seen: list[Caller] = []
 
-    async def app(_scope: Any, _receive: Any, _send: Any) -> None:
-        seen.append(current_caller())
+class Desk:
+    """Knows three credentials."""
 
-    await Authentication(app)({"type": "http"}, None, None)  # type: ignore[arg-type]
-    assert seen == [ANONYMOUS]
+    async def caller_of(self, authorization: str | None) -> Caller:
+        """The caller of one, or why there is none."""
+        if authorization is None:
+            raise UnauthenticatedError("Show one.", reason="missing")
+        match authorization:
+            case "Bearer key":
+                return KEY
+            case "Bearer service":
+                return SERVICE
+            case "Bearer away":
+                raise UnavailableError("Nobody can tell.")
+        raise UnauthenticatedError("It has expired.", reason="expired")
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answers who calls."""
+    caller = current_caller()
+    said = {"id": caller.id, "scopes": len(caller.scopes), "on_behalf_of": caller.on_behalf_of}
+    await JSONResponse(said)(scope, receive, send)
+
+
+async def ask(path: str = "/v1/things", *, required: bool = True, headers: Any = None) -> httpx.Response:
+    """One request, through the middleware."""
+    guarded = Authentication(app, required=required)
+
+    async def with_state(scope: Any, receive: Any, send: Any) -> None:
+        await guarded({**scope, "state": {"authenticator": Desk()}}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=with_state), base_url="http://service") as client:
+        return await client.get(path, headers=headers)
+
+
+def failures(reason: str) -> float:
+    """How many were refused for this reason."""
+    return REGISTRY.get_sample_value("lethe_auth_failures_total", {"reason": reason}) or 0.0
+
+
+async def test_without_authentication_everybody_is_anonymous_whatever_they_show() -> None:
+    answer = await ask(required=False, headers={"Authorization": "Bearer old", "Lethe-On-Behalf-Of": "the director"})
+    assert answer.json() == {"id": "anonymous", "scopes": 9, "on_behalf_of": None}
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_health_needs_no_credential(path: str) -> None:
+    assert (await ask(path)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/docs", "/openapi.json", "/v1/info", "/nowhere", "/livez/", "//livez"])
+async def test_every_other_path_needs_one(path: str) -> None:
+    answer = await ask(path)
+    assert answer.status_code == 401
+    assert answer.json()["type"] == "urn:lethe:problem:unauthenticated"
+
+
+async def test_caller_without_a_credential_is_told_what_to_show() -> None:
+    before = failures("missing")
+    answer = await ask()
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="lethe"'
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["detail"] == "Show one."
+    assert failures("missing") == before + 1
+
+
+async def test_caller_with_a_bad_one_is_told_the_reason() -> None:
+    before = failures("expired")
+    answer = await ask(headers={"Authorization": "Bearer old"})
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="lethe", error="invalid_token", error_description="expired"'
+    assert failures("expired") == before + 1
+
+
+async def test_good_credential_names_the_caller() -> None:
+    answer = await ask(headers={"Authorization": "Bearer key"})
+    assert answer.json() == {"id": "key_1", "scopes": 1, "on_behalf_of": None}
+
+
+async def test_two_credentials_are_none() -> None:
+    headers = [("Authorization", "Bearer key"), ("Authorization", "Bearer service")]
+    answer = await ask(headers=headers)
+    assert answer.status_code == 401
+    assert 'error_description="malformed"' in answer.headers["WWW-Authenticate"]
+
+
+async def test_credential_that_nobody_can_check_is_no_fault_of_the_caller() -> None:
+    answer = await ask(headers={"Authorization": "Bearer away"})
+    assert answer.status_code == 503
+    assert "WWW-Authenticate" not in answer.headers
+    assert "Retry-After" in answer.headers
+
+
+async def test_service_says_for_whom_it_works() -> None:
+    answer = await ask(headers={"Authorization": "Bearer service", "Lethe-On-Behalf-Of": "person:dr-grey"})
+    assert answer.json()["on_behalf_of"] == "person:dr-grey"
+
+
+async def test_only_services_work_for_others() -> None:
+    answer = await ask(headers={"Authorization": "Bearer key", "Lethe-On-Behalf-Of": "person:dr-grey"})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("principal", ["", "two words", "x" * 256, "ümlaut"])
+async def test_principal_that_is_no_id_is_unreadable(principal: str) -> None:
+    answer = await ask(headers={"Authorization": "Bearer service", "Lethe-On-Behalf-Of": principal.encode()})
+    assert answer.status_code == 400
+    assert principal not in answer.text or principal == ""
+
+
+async def test_unread_body_is_not_taken_for_the_next_request() -> None:
+    assert (await ask()).headers["Connection"] == "close"
