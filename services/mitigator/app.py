@@ -45,7 +45,7 @@ async def open_state(settings: Settings) -> AsyncIterator[MitigatorState]:
     """The state while the service runs."""
     if settings.torch_threads:
         torch.set_num_threads(settings.torch_threads)
-    detector = DetectorClient(settings.detector_url, deadline=JUDGEMENT_DEADLINE)
+    detector = DetectorClient(settings.detector_url, deadline=JUDGEMENT_DEADLINE, key=settings.service_key)
     lane = ComputeLane()
     try:
         with open_catalog(settings) as catalog:

@@ -13,7 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from shared.client import ForbiddenProblemError, InvalidRequestProblemError, ProblemError, UnexpectedAnswerError
+from shared.client import (
+    ForbiddenProblemError,
+    InvalidRequestProblemError,
+    ProblemError,
+    UnauthenticatedProblemError,
+    UnexpectedAnswerError,
+)
 from shared.client import Progress as OperationProgress
 from shared.errors import InvalidRequestError, LetheError, MitigationInsufficientError, UnavailableError
 
@@ -35,7 +41,7 @@ def exit_code_of(error: LetheError) -> ExitCode:
     """What an error means to a script."""
     if isinstance(error, UnavailableError | UnexpectedAnswerError):
         return ExitCode.UNREACHABLE
-    if isinstance(error, MitigationInsufficientError | ForbiddenProblemError):
+    if isinstance(error, MitigationInsufficientError | ForbiddenProblemError | UnauthenticatedProblemError):
         return ExitCode.REFUSED
     if isinstance(error, InvalidRequestProblemError):
         # A job that found its source unusable failed; a request against the schema was wrongly asked.

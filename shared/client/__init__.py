@@ -8,6 +8,7 @@ from shared.client.failures import (
     MitigationProblemError,
     NotFoundProblemError,
     ProblemError,
+    UnauthenticatedProblemError,
     UnavailableProblemError,
     UnexpectedAnswerError,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Progress",
     "SamplerClient",
     "TrainerClient",
+    "UnauthenticatedProblemError",
     "UnavailableProblemError",
     "UnexpectedAnswerError",
 ]

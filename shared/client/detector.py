@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from shared.client.operations import ProgressCallback, ignore_progress, wait_for
 from shared.client.replies import Matching, Operation, Screening
@@ -28,9 +29,10 @@ class DetectorClient:
         *,
         deadline: timedelta = timedelta(seconds=60),
         unavailable: type[UnavailableError] = ScreenerUnavailableError,
+        key: SecretStr | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self.transport = Transport(url, service="detector", deadline=deadline, unavailable=unavailable, transport=transport)
+        self.transport = Transport(url, service="detector", deadline=deadline, unavailable=unavailable, key=key, transport=transport)
 
     def close(self) -> None:
         """Close the connections."""

@@ -56,6 +56,10 @@ class ForbiddenProblemError(ProblemError, ForbiddenError):
     """A service may not do this."""
 
 
+class UnauthenticatedProblemError(ProblemError):
+    """A service does not accept the credential; not the error of the tree, which would blame the caller of whoever asked."""
+
+
 class PayloadTooLargeProblemError(ProblemError, PayloadTooLargeError):
     """The body was above the service's limit."""
 
@@ -92,6 +96,8 @@ _ERROR_OF_SLUG: Final[Mapping[str, type[ProblemError]]] = {
     "state-conflict": ConflictProblemError,
     "mitigation-insufficient": MitigationProblemError,
     "idempotency-key-reused": ConflictProblemError,
+    "idempotency-in-flight": ConflictProblemError,
+    "unauthenticated": UnauthenticatedProblemError,
     "forbidden": ForbiddenProblemError,
     "payload-too-large": PayloadTooLargeProblemError,
     "validation": InvalidRequestProblemError,

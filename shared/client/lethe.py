@@ -7,6 +7,8 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final, Self
 
+from pydantic import SecretStr
+
 from shared.client.detector import DetectorClient
 from shared.client.mitigator import MitigatorClient
 from shared.client.sampler import SamplerClient
@@ -23,20 +25,21 @@ _READY_POLL_SECONDS: Final = 0.2
 class LetheClient:
     """The four services."""
 
-    def __init__(self, *, trainer_url: str, sampler_url: str, detector_url: str, mitigator_url: str) -> None:
-        self.trainer = TrainerClient(trainer_url)
-        self.sampler = SamplerClient(sampler_url)
-        self.detector = DetectorClient(detector_url, deadline=_PATIENT, unavailable=UnavailableError)
-        self.mitigator = MitigatorClient(mitigator_url)
+    def __init__(self, *, trainer_url: str, sampler_url: str, detector_url: str, mitigator_url: str, key: SecretStr | None = None) -> None:
+        self.trainer = TrainerClient(trainer_url, key=key)
+        self.sampler = SamplerClient(sampler_url, key=key)
+        self.detector = DetectorClient(detector_url, deadline=_PATIENT, unavailable=UnavailableError, key=key)
+        self.mitigator = MitigatorClient(mitigator_url, key=key)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """The services where the settings say they are."""
+        """The services where the settings say they are, with the API key of whoever asks."""
         return cls(
             trainer_url=settings.trainer_url,
             sampler_url=settings.sampler_url,
             detector_url=settings.detector_url,
             mitigator_url=settings.mitigator_url,
+            key=settings.api_key,
         )
 
     @property

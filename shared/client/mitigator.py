@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
 from shared.client.replies import SafeGeneration, Strategy
 from shared.client.transport import Transport
@@ -16,8 +17,15 @@ from shared.errors import UnavailableError
 class MitigatorClient:
     """Calls to the mitigator."""
 
-    def __init__(self, url: str, *, deadline: timedelta = timedelta(minutes=15), transport: httpx.BaseTransport | None = None) -> None:
-        self.transport = Transport(url, service="mitigator", deadline=deadline, unavailable=UnavailableError, transport=transport)
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: timedelta = timedelta(minutes=15),
+        key: SecretStr | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.transport = Transport(url, service="mitigator", deadline=deadline, unavailable=UnavailableError, key=key, transport=transport)
 
     def list_strategies(self) -> list[Strategy]:
         """The mitigations that can be named."""

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import httpx
+from pydantic import SecretStr
 
 from shared.client.operations import ProgressCallback, ignore_progress, wait_for
 from shared.client.replies import Film, Operation, Reply, Trial
@@ -19,8 +20,15 @@ _PAGE_SIZE: Final = 200
 class TrainerClient:
     """Calls to the trainer."""
 
-    def __init__(self, url: str, *, deadline: timedelta = timedelta(seconds=30), transport: httpx.BaseTransport | None = None) -> None:
-        self.transport = Transport(url, service="trainer", deadline=deadline, unavailable=UnavailableError, transport=transport)
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: timedelta = timedelta(seconds=30),
+        key: SecretStr | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.transport = Transport(url, service="trainer", deadline=deadline, unavailable=UnavailableError, key=key, transport=transport)
 
     def register_dataset(self, spec: Mapping[str, Any]) -> Operation:
         """Start registering a data set."""

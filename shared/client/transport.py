@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import httpx
+from pydantic import SecretStr
 
+from shared.access import ON_BEHALF_OF, current_caller
 from shared.client.failures import ProblemError, UnexpectedAnswerError, problem_error
 from shared.errors import ScreenerUnavailableError, UnavailableError
 from shared.telemetry import lethe_version, traceparent
@@ -34,18 +38,20 @@ class Transport:
         service: str,
         deadline: timedelta,
         unavailable: type[UnavailableError] = UnavailableError,
+        key: SecretStr | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """`deadline` bounds the wait for an answer; `unavailable` is raised when none comes."""
+        """`deadline` bounds the wait for an answer; `unavailable` is raised when none comes; `key` is the API key that is shown."""
         self.url = url
         self.service = service
         self._unavailable = unavailable
+        credential = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
         self._http = httpx.Client(
             base_url=url,
             timeout=httpx.Timeout(deadline.total_seconds(), connect=_CONNECT_SECONDS),
-            headers={"User-Agent": f"lethe/{lethe_version()}"},
-            event_hooks={"request": [_continue_trace]},
-            transport=transport or httpx.HTTPTransport(retries=_CONNECT_RETRIES),
+            headers={"User-Agent": f"lethe/{lethe_version()}", **credential},
+            event_hooks={"request": [_continue_trace, _name_caller]},
+            transport=transport or httpx.HTTPTransport(retries=_CONNECT_RETRIES, verify=_trust(url)),
             # A proxy from the environment has no business between the services of one house.
             trust_env=False,
         )
@@ -111,7 +117,7 @@ class Transport:
         if response.is_success:
             return response
         problem = self._problem(response)
-        if response.status_code >= 500 and issubclass(self._unavailable, ScreenerUnavailableError):
+        if _judges_nothing(response) and issubclass(self._unavailable, ScreenerUnavailableError):
             raise self._unavailable(f"The {self.service} at {self.url} could not judge (status {response.status_code}).") from problem
         raise problem
 
@@ -134,6 +140,23 @@ class Transport:
         if not isinstance(body, dict):
             raise UnexpectedAnswerError(f"What answers at {self.url} is no Lethe {self.service}: it sent no JSON object.")
         return body
+
+
+def _trust(url: str) -> ssl.SSLContext | bool:
+    """The system's trust store, which a hospital's own authority can be added to (or be named to by SSL_CERT_FILE)."""
+    return ssl.create_default_context() if urlsplit(url).scheme == "https" else False
+
+
+def _judges_nothing(response: httpx.Response) -> bool:
+    """Whether an answer says of a service that it cannot judge, or of this one that it was not let in, and nothing of the request."""
+    return response.status_code >= 500 or response.status_code in {401, 403}
+
+
+def _name_caller(request: httpx.Request) -> None:
+    """Say for whom a service works; nobody is named outside of a request, or where callers are not told apart."""
+    caller = current_caller()
+    if caller.kind != "anonymous":
+        request.headers[ON_BEHALF_OF] = caller.on_behalf_of or caller.id
 
 
 def _continue_trace(request: httpx.Request) -> None:

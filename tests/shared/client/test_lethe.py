@@ -22,6 +22,12 @@ def test_services_are_where_the_settings_say() -> None:
         }
 
 
+def test_key_of_the_settings_is_shown_to_all_services() -> None:
+    with LetheClient.from_settings(Settings.model_validate({"api_key": "lethe_key"})) as client:
+        shown = [transport._http.headers["Authorization"] for transport in client.transports]
+    assert shown == ["Bearer lethe_key"] * 4
+
+
 def test_services_that_do_not_get_ready_are_named() -> None:
     urls = dict.fromkeys(("trainer_url", "sampler_url", "detector_url", "mitigator_url"), "http://127.0.0.1:9")
     with LetheClient(**urls) as client, pytest.raises(UnavailableError, match=r"Not ready: trainer .*, sampler .*, detector .*, mitigator"):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from shared.client.failures import NotFoundProblemError, ProblemError, UnexpectedAnswerError
+from shared.access import ANONYMOUS, NOBODY, Caller, bound_caller
+from shared.client.failures import NotFoundProblemError, ProblemError, UnauthenticatedProblemError, UnexpectedAnswerError
 from shared.client.transport import Transport
 from shared.errors import ScreenerUnavailableError, UnavailableError
 from shared.telemetry import bound_context
+from tests.fixtures.certificates import Certificate
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -131,3 +138,93 @@ def test_readiness_is_what_readyz_says(status: int, ready: bool) -> None:
 
 def test_silent_service_is_not_ready() -> None:
     assert transport(silence).is_ready() is False
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_screener_that_does_not_let_the_service_in_is_unavailable(status: int) -> None:
+    problem = {"type": "urn:lethe:problem:unauthenticated"}
+    failing = transport(lambda _request: httpx.Response(status, json=problem), unavailable=ScreenerUnavailableError)
+    with pytest.raises(ScreenerUnavailableError, match=str(status)):
+        failing.post("/v1/screenings", {})
+
+
+def test_credential_that_is_not_accepted_is_told_to_who_shows_it() -> None:
+    problem = {"type": "urn:lethe:problem:unauthenticated", "detail": "The API key has expired."}
+    with pytest.raises(UnauthenticatedProblemError, match="expired"):
+        transport(lambda _request: httpx.Response(401, json=problem)).get("/v1/info")
+
+
+def headers_of(caller: Caller, *, key: SecretStr | None) -> httpx.Headers:
+    """What a request of this caller carries."""
+    seen: list[httpx.Headers] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return httpx.Response(200, json={})
+
+    asking = Transport(
+        "http://127.0.0.1:1", service="detector", deadline=timedelta(seconds=1), key=key, transport=httpx.MockTransport(answer)
+    )
+    with bound_caller(caller):
+        asking.get("/v1/info")
+    return seen[0]
+
+
+def test_key_is_shown_and_the_caller_named() -> None:
+    person = Caller(id="person:dr-grey", kind="person", scopes=frozenset({"mitigate"}))
+    headers = headers_of(person, key=SecretStr("lethe_key"))
+    assert headers["Authorization"] == "Bearer lethe_key"
+    assert headers["Lethe-On-Behalf-Of"] == "person:dr-grey"
+
+
+def test_caller_of_a_service_stays_the_one_that_is_named() -> None:
+    service = Caller(id="key_mitigator", kind="service", scopes=frozenset({"score"}), on_behalf_of="person:dr-grey")
+    assert headers_of(service, key=SecretStr("lethe_key"))["Lethe-On-Behalf-Of"] == "person:dr-grey"
+
+
+@pytest.mark.parametrize("caller", [ANONYMOUS, NOBODY])
+def test_without_a_caller_nobody_is_named_and_without_a_key_nothing_shown(caller: Caller) -> None:
+    headers = headers_of(caller, key=None)
+    assert "Authorization" not in headers
+    assert "Lethe-On-Behalf-Of" not in headers
+
+
+@pytest.mark.server
+def test_service_behind_tls_is_asked_where_the_system_trusts_its_certificate(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(certificate) as url:
+        with Transport(url, service="detector", deadline=timedelta(seconds=10)) as distrusting, pytest.raises(UnavailableError):
+            distrusting.get("/v1/info")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.chain))
+        with Transport(url, service="detector", deadline=timedelta(seconds=10)) as trusting:
+            assert trusting.get("/v1/info") == {"service": "detector"}
+
+
+@contextmanager
+def served(certificate: Certificate) -> Iterator[str]:
+    """A server that shows the certificate and answers one object."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"service": "detector"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_words: object) -> None:
+            """Nothing on stderr."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.chain, certificate.key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
