@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from services.detector.pictures import match_pictures
 from services.detector.records import calibration_without_job, describe_calibration, describe_gallery, gallery_without_job
@@ -24,7 +25,9 @@ from services.detector.screening import Verdict
 from services.detector.state import DetectorState
 from shared.catalog import new_id
 from shared.http.access import requires
-from shared.http.operations import IDEMPOTENT, Operation, accept_job, operation_routes
+from shared.http.idempotency import IDEMPOTENT, answered_once
+from shared.http.operations import Operation, accept_job, operation_routes
+from shared.http.recording import record_of
 from shared.http.state import state_of
 from shared.jobs.records import Job
 from shared.memorization.prompt_scoring import ScreeningSettings
@@ -95,21 +98,40 @@ def judging_routes() -> APIRouter:
     """Judging prompts and images."""
     router = APIRouter(tags=["judging"])
 
-    @router.post("/v1/screenings", summary="Judge prompts before anything is drawn", dependencies=[requires("score", action="score")])
-    async def screen(body: ScreeningRequest, state: State) -> ScreeningAnswer:
+    @router.post(
+        "/v1/screenings",
+        summary="Judge prompts before anything is drawn",
+        dependencies=[requires("score", action="score")],
+        response_model=ScreeningAnswer,
+        openapi_extra=IDEMPOTENT,
+    )
+    async def screen(body: ScreeningRequest, request: Request, state: State) -> Response:
         """A verdict on each prompt, by the newest calibration for these settings."""
-        settings = ScreeningSettings(steps=body.steps, seeds_per_prompt=body.seeds_per_prompt, seed=body.seed)
-        screening = await state.screener.screen(body.model, body.prompts, settings, explain=body.explain)
-        manifest = screening.calibration.manifest
-        results = [_result(verdict) for verdict in screening.verdicts]
-        return ScreeningAnswer(results=results, calibration=manifest.id, control_median=manifest.control_median)
+        record_of(request).about({"model": body.model}, prompts=body.prompts)
+        return await answered_once(request, body, lambda: _screened(body, state))
 
-    @router.post("/v1/matches", summary="Look for images among the training films", dependencies=[requires("score", action="score")])
-    async def match(body: MatchRequest, state: State) -> MatchAnswer:
+    @router.post(
+        "/v1/matches",
+        summary="Look for images among the training films",
+        dependencies=[requires("score", action="score")],
+        response_model=MatchAnswer,
+        openapi_extra=IDEMPOTENT,
+    )
+    async def match(body: MatchRequest, request: Request, state: State) -> Response:
         """The nearest training films of each image, and with prompts what is seen of them."""
-        return await state.lane.run(lambda: match_pictures(body, state.galleries))
+        record_of(request).about({"dataset": body.dataset}, prompts=body.prompts or (), images=len(body.images))
+        return await answered_once(request, body, lambda: state.lane.run(lambda: match_pictures(body, state.galleries)))
 
     return router
+
+
+async def _screened(body: ScreeningRequest, state: DetectorState) -> ScreeningAnswer:
+    """The verdicts as the wire has them."""
+    settings = ScreeningSettings(steps=body.steps, seeds_per_prompt=body.seeds_per_prompt, seed=body.seed)
+    screening = await state.screener.screen(body.model, body.prompts, settings, explain=body.explain)
+    manifest = screening.calibration.manifest
+    results = [_result(verdict) for verdict in screening.verdicts]
+    return ScreeningAnswer(results=results, calibration=manifest.id, control_median=manifest.control_median)
 
 
 def _result(verdict: Verdict) -> ScreeningResult:

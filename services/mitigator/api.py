@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from services.mitigator.mitigation import SafeImage
 from services.mitigator.registry import AUTO, STRATEGIES
@@ -17,7 +17,8 @@ from services.mitigator.schemas import EvidenceReply, GenerationReply, Generatio
 from services.mitigator.state import MitigatorState
 from shared.catalog import new_id
 from shared.http.access import requires
-from shared.http.disconnects import while_connected
+from shared.http.idempotency import IDEMPOTENT, answered_once
+from shared.http.recording import RequestRecord, record_of
 from shared.http.state import state_of
 from shared.imaging.png import encode_png
 
@@ -38,18 +39,27 @@ def mitigation_routes() -> APIRouter:
         summary="Draw images that are no patient's, with evidence",
         dependencies=[requires("mitigate", action="mitigate")],
         response_model=GenerationReply,
+        openapi_extra=IDEMPOTENT,
     )
-    async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
+    async def generate(body: GenerationRequest, request: Request, state: State) -> Response:
         """Images under the thresholds with what was asked still in them; 409 with the evidence where no strategy achieves that.
 
         Requests that come together share passes; a caller that goes away stops its own. Cost in forward passes: 2·steps an image
         for the plain one and for each plan tried (one with a named strategy, at most five with auto), besides the strategies' own.
         """
-        released = await while_connected(request, state.release(body))
-        answer = await asyncio.to_thread(_answer, released)
-        return JSONResponse(answer.model_dump(mode="json"), headers={"Cache-Control": "no-store"})
+        record = record_of(request)
+        record.about({"model": body.model}, prompts=body.prompts, images=len(body.prompts) * body.images_per_prompt)
+        return await answered_once(request, body, lambda: _released(body, state, record))
 
     return router
+
+
+async def _released(body: GenerationRequest, state: MitigatorState, record: RequestRecord) -> GenerationReply:
+    """The request's safe images, encoded off the loop."""
+    await record.charge_images(model=body.model, prompts=body.prompts, images_per_prompt=body.images_per_prompt)
+    answer = await asyncio.to_thread(_answer, await state.release(body))
+    record.found({"generation": answer.id})
+    return answer
 
 
 def _answer(released: Sequence[tuple[int, SafeImage]]) -> GenerationReply:

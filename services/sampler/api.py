@@ -7,7 +7,6 @@ import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request
-from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from services.sampler.generations import Drawn, Order, draw, store, stored_image
@@ -15,8 +14,9 @@ from services.sampler.schemas import GeneratedImage, Generation, GenerationReque
 from services.sampler.state import SamplerState
 from shared.catalog import GenerationManifest, new_id
 from shared.http.access import requires
-from shared.http.disconnects import while_connected
+from shared.http.idempotency import IDEMPOTENT, answered_once
 from shared.http.immutable import immutable_response
+from shared.http.recording import RequestRecord, record_of
 from shared.http.state import state_of
 
 State = Annotated[SamplerState, Depends(state_of(SamplerState))]
@@ -29,19 +29,17 @@ def generation_routes() -> APIRouter:
     router = APIRouter(tags=["generations"])
 
     @router.post(
-        "/v1/generations", summary="Draw images", dependencies=[requires("generate", action="generate")], response_model=Generation
+        "/v1/generations",
+        summary="Draw images",
+        dependencies=[requires("generate", action="generate")],
+        response_model=Generation,
+        openapi_extra=IDEMPOTENT,
     )
-    async def generate(body: GenerationRequest, request: Request, state: State) -> JSONResponse:
+    async def generate(body: GenerationRequest, request: Request, state: State) -> Response:
         """Draw every prompt with every seed; the answer comes when all are drawn, and a caller that goes away stops the drawing."""
-        await asyncio.to_thread(state.catalog.get, "model", body.model)
-        order = Order(**body.model_dump(exclude={"output", "format"}))
-        drawn = await while_connected(request, draw(order, state.studio, state.windows))
-        if body.output == "inline":
-            answer = await asyncio.to_thread(_inline, drawn)
-        else:
-            manifest = await asyncio.to_thread(store, order, drawn, state.catalog, state.settings)
-            answer = Generation(id=manifest.id, images=[GeneratedImage(png=None, **image.model_dump()) for image in _stored(manifest)])
-        return JSONResponse(answer.model_dump(mode="json"), headers={"Cache-Control": "no-store"})
+        record = record_of(request)
+        record.about({"model": body.model}, prompts=body.prompts, images=len(body.prompts) * body.images_per_prompt)
+        return await answered_once(request, body, lambda: _generation(body, state, record))
 
     @router.get("/v1/generations/{id}", summary="Read a stored generation", dependencies=[requires("read")])
     def get_generation(id: GenerationId, state: State) -> StoredGeneration:  # noqa: A002
@@ -65,7 +63,22 @@ def generation_routes() -> APIRouter:
     return router
 
 
-def _inline(drawn: list[Drawn]) -> Generation:
+async def _generation(body: GenerationRequest, state: SamplerState, record: RequestRecord) -> Generation:
+    """Draw what is asked for, and store it where that is asked too."""
+    await asyncio.to_thread(state.catalog.get, "model", body.model)
+    await record.charge_images(model=body.model, prompts=body.prompts, images_per_prompt=body.images_per_prompt)
+    order = Order(**body.model_dump(exclude={"output", "format"}))
+    drawn = await draw(order, state.studio, state.windows)
+    generation_id = new_id("generation")
+    record.found({"generation": generation_id})
+    if body.output == "inline":
+        return await asyncio.to_thread(_inline, generation_id, drawn)
+    await asyncio.to_thread(record.begin)
+    manifest = await asyncio.to_thread(store, generation_id, order, drawn, state.catalog, state.settings)
+    return Generation(id=manifest.id, images=[GeneratedImage(png=None, **image.model_dump()) for image in _stored(manifest)])
+
+
+def _inline(generation_id: str, drawn: list[Drawn]) -> Generation:
     """The answer with the images in it."""
     images = [
         GeneratedImage(
@@ -73,7 +86,7 @@ def _inline(drawn: list[Drawn]) -> Generation:
         )
         for image in drawn
     ]
-    return Generation(id=new_id("generation"), images=images)
+    return Generation(id=generation_id, images=images)
 
 
 def _stored(manifest: GenerationManifest) -> list[StoredImage]:

@@ -29,9 +29,11 @@ from services.trainer.state import TrainerState
 from services.trainer.training_inputs import require_inputs
 from shared.catalog import ModelManifest, new_id
 from shared.http.access import requires
+from shared.http.idempotency import IDEMPOTENT
 from shared.http.immutable import immutable_response
-from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
+from shared.http.operations import JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.paging import Page, PageQuery, PageTokens
+from shared.http.recording import record_of
 from shared.http.state import state_of
 from shared.jobs.records import Job
 
@@ -187,8 +189,11 @@ def model_routes() -> APIRouter:
         return immutable_response(request, bytes(response.body), sha256=manifest.digest, media_type="application/json")
 
     @router.put("/v1/models/{id}/aliases/{alias}", summary="Point an alias at a model", dependencies=[requires("admin", action="admin")])
-    def set_alias(id: ModelId, alias: AliasName, state: State) -> Alias:  # noqa: A002
+    def set_alias(id: ModelId, alias: AliasName, request: Request, state: State) -> Alias:  # noqa: A002
         """Move the alias here, wherever it pointed before."""
+        state.catalog.get("model", id)
+        record_of(request).found({"model": id, "alias": alias})
+        record_of(request).begin()
         state.catalog.set_alias("model", alias, id)
         return Alias(alias=alias, model=id)
 

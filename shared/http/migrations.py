@@ -8,10 +8,11 @@ from shared.access.key_tables import ACCESS_SCHEMA
 from shared.access.quota_tables import QUOTA_SCHEMA
 from shared.auditing import AUDIT_SCHEMA
 from shared.database import Database, Schema, missing_steps, prepare_embedded, prepare_schema
+from shared.http.kept_answers import ANSWER_SCHEMA
 from shared.jobs.tables import JOB_SCHEMA
 
 # Owners of tables append theirs; tables that refer to others come after them.
-SCHEMAS: Final[tuple[Schema, ...]] = (JOB_SCHEMA, ACCESS_SCHEMA, AUDIT_SCHEMA, QUOTA_SCHEMA)
+SCHEMAS: Final[tuple[Schema, ...]] = (JOB_SCHEMA, ACCESS_SCHEMA, AUDIT_SCHEMA, QUOTA_SCHEMA, ANSWER_SCHEMA)
 
 
 def migrate(database: Database) -> dict[str, int]:

@@ -139,7 +139,7 @@ async def _queue_job(
     if answer["id"] == job_id:
         record.queued()
     else:  # the answer to a key that was used before
-        record.about({kind: answer["id"]})
+        record.found({kind: answer["id"]})
     state.runner.wake()
     headers = {"Location": f"/v1/{noun}/{answer['id']}", "Retry-After": str(_RETRY_AFTER_SECONDS)}
     return JSONResponse(answer, status_code=202, headers=headers)
@@ -256,7 +256,7 @@ def _add_cancelling(router: APIRouter, *, noun: str, kind: str, state_type: type
         """A queued operation ends at once, a running one at its next step, an ended one stays as it is."""
         state = read_state(request, state_type)
         job_of_kind(state, id, noun=noun, kind=kind)
-        record_of(request).about({kind: id})
+        record_of(request).found({kind: id})
         record_of(request).begin()
         return JSONResponse(envelope(state.jobs.request_cancel(id)), headers={"Cache-Control": "no-store"})
 

@@ -27,7 +27,7 @@ from shared.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from shared.jobs.idempotency import IdempotencyKeyReusedError
+from shared.jobs.idempotency import IdempotencyInFlightError, IdempotencyKeyReusedError
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 # Never changed after the first release: clients compare it. A URN promises no page behind it.
@@ -107,6 +107,7 @@ _SLUG_OF_ERROR: Final[Mapping[type[LetheError], str]] = {
     AlreadyExistsError: "state-conflict",
     MitigationInsufficientError: "mitigation-insufficient",
     IdempotencyKeyReusedError: "idempotency-key-reused",
+    IdempotencyInFlightError: "idempotency-in-flight",
     PayloadTooLargeError: "payload-too-large",
     IntegrityError: "integrity-failed",
     UnavailableError: "dependency-unavailable",

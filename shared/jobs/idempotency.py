@@ -18,6 +18,10 @@ class IdempotencyKeyReusedError(ConflictError):
     """The Idempotency-Key was used before with another body."""
 
 
+class IdempotencyInFlightError(ConflictError):
+    """The first request with the Idempotency-Key is not answered yet."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
     """A caller's key, the route it holds for, and the digest of the body it came with."""

@@ -22,7 +22,8 @@ from services.trainer.training_spec import TrainingSpec
 from shared.catalog import new_id
 from shared.errors import ConflictError, NotFoundError
 from shared.http.access import requires
-from shared.http.operations import IDEMPOTENT, JobId, Operation, accept_job, job_of_kind, operation_routes
+from shared.http.idempotency import IDEMPOTENT
+from shared.http.operations import JobId, Operation, accept_job, job_of_kind, operation_routes
 from shared.http.state import state_of
 from shared.jobs.records import Job
 
