@@ -15,6 +15,7 @@ from shared.cli.console import ExitCode, print_json, print_table
 from shared.cli.conversation import MAX_SEED, Json, connect, follow
 from shared.cli.dataset_commands import dataset
 from shared.cli.deployment_commands import bootstrap, migrate
+from shared.cli.key_commands import key
 from shared.cli.search_commands import search
 from shared.cli.training_commands import models, train
 from shared.client import MitigationProblemError
@@ -38,6 +39,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(dataset, name="dataset")
     app.add_typer(models, name="model")
     app.add_typer(search, name="search")
+    app.add_typer(key, name="key")
     for command in (train, calibrate, screen, sample, mitigate, migrate, bootstrap):
         app.command()(command)
 
