@@ -12,6 +12,7 @@ from shared.catalog.folders import file_matches, folder_matches
 from shared.catalog.manifests import FileEntry, Manifest
 from shared.errors import IntegrityError, NotFoundError
 from shared.storage import ObjectStore, count_failure, integrity_failure, verify_digest
+from shared.storage.durable import named_full_disk
 from shared.telemetry import get_logger
 
 _log = get_logger(__name__)
@@ -98,10 +99,11 @@ class Cache:
     def _locked(self, identifier: str) -> Iterator[None]:
         """Keep other threads and processes from making the same copy; the system lets go of it when a process dies."""
         locks = self._folder / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / identifier).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        with named_full_disk():
+            locks.mkdir(parents=True, exist_ok=True)
+            with (locks / identifier).open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
 
 
 def _remove(*folders: Path) -> None:

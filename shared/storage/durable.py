@@ -7,12 +7,15 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
+from shared.errors import UnavailableError
 from shared.storage.verification import verify_digest
 
 CHUNK_BYTES = 1024 * 1024
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_durable(chunks: Iterable[bytes], *, target: Path, if_absent: bool = False, expected: str | None = None) -> tuple[int, str]:
@@ -21,20 +24,32 @@ def write_durable(chunks: Iterable[bytes], *, target: Path, if_absent: bool = Fa
     The bytes go to a hidden file in the same folder first, so that the last step is one atomic rename, or one
     hard link, which fails where the name is taken.
     """
-    make_durable_folder(target.parent)
-    partial = target.parent / f".{secrets.token_hex(8)}.partial"
-    try:
-        size_bytes, sha256 = _write(chunks, partial)
-        if expected is not None:
-            verify_digest(what=f"The object for {target.name}", kind="object", expected=expected, actual=sha256)
-        if if_absent:
-            os.link(partial, target)
-        else:
-            partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    with named_full_disk():
+        make_durable_folder(target.parent)
+        partial = target.parent / f".{secrets.token_hex(8)}.partial"
+        try:
+            size_bytes, sha256 = _write(chunks, partial)
+            if expected is not None:
+                verify_digest(what=f"The object for {target.name}", kind="object", expected=expected, actual=sha256)
+            if if_absent:
+                os.link(partial, target)
+            else:
+                partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(target.parent)
     return size_bytes, sha256
+
+
+@contextmanager
+def named_full_disk() -> Iterator[None]:
+    """Tell a disk without room, or a limit on files, apart from defects: it is not the caller's fault, and it passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UnavailableError(f"A local disk takes no more ({error.strerror}); make room on it.") from error
 
 
 def make_durable_folder(folder: Path) -> None:

@@ -69,6 +69,10 @@ rgw_frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:{gateway_port}
 rgw_data = {folder}/run
 rgw_enable_apis = s3
 rgw_thread_pool_size = 32
+# A gateway that was killed counts as informed of changes for half a minute, for which its successor waits; unless nothing is cached.
+rgw_cache_enabled = false
+# Quotas are looked up at every write, not every ten minutes.
+rgw_bucket_quota_ttl = 0
 """
 
 
@@ -125,6 +129,16 @@ class CephCluster:
             f"--secret-key={user.secret_key}",
         )
         return user
+
+    def limit_objects(self, user: CephUser, count: int) -> None:
+        """Let a user's buckets take no more than so many objects."""
+        scope = ("--quota-scope=user", f"--uid={user.name}")
+        self.administer("quota", "set", *scope, f"--max-objects={count}")
+        self.administer("quota", "enable", *scope)
+
+    def lift_limit(self, user: CephUser) -> None:
+        """Let them take any number again."""
+        self.administer("quota", "disable", "--quota-scope=user", f"--uid={user.name}")
 
     def administer(self, *arguments: str) -> None:
         """Run radosgw-admin."""
