@@ -67,6 +67,12 @@ class Settings(BaseSettings):
         default=1_048_576, ge=1024, description="Largest JSON body that is read, in bytes; uploads of images have their own."
     )
     upload_limit_bytes: int = Field(default=33_554_432, ge=1024, description="Largest body of a route that takes images, in bytes.")
+    drain_seconds: int = Field(
+        default=15, ge=1, description="Seconds that requests under way get to end in after SIGTERM; then they are answered 503."
+    )
+    otlp_endpoint: str = Field(
+        default="", description="URL that traces are sent to, http://collector:4318/v1/traces; empty sends none. Needs the extra 'otel'."
+    )
 
     ray_address: str = Field(default="", description="host:port of a Ray cluster's head node; empty runs jobs as child processes.")
     ray_token_file: Path | None = Field(default=None, description="File with the token of the Ray cluster; none is used without one.")

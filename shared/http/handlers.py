@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from shared.errors import LetheError
+from shared.errors import LetheError, UnavailableError
 from shared.http.problem_metrics import count_problem
 from shared.http.problems import (
     PROBLEM_BASE,
@@ -66,6 +66,13 @@ def problem_response(document: dict[str, Any], *, headers: Mapping[str, str] | N
 def defect_response(path: str) -> JSONResponse:
     """What a caller sees of a defect: the trace id and nothing else."""
     return problem_response(problem_document("internal", instance=path, trace_id=current_trace_id()))
+
+
+def stopping_response(path: str) -> JSONResponse:
+    """What a caller gets whose request was accepted and cannot be ended in time."""
+    error = UnavailableError("The service is stopping; send the request again.")
+    document = problem_of(error, instance=path, trace_id=current_trace_id())
+    return problem_response(document, headers={"Connection": "close"})
 
 
 async def _answer_error(request: Request, error: Exception) -> JSONResponse:

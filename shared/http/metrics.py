@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.handlers import defect_response
+from shared.http.handlers import defect_response, stopping_response
 from shared.telemetry import bound_context, get_logger, trace_id_of
 
 REQUESTS = Counter("lethe_http_requests_total", "Requests by route template, method and status.", ["route", "method", "code"])
@@ -63,6 +64,11 @@ class RequestObserver:
         with bound_context(request_id=request_id, trace_id=trace_id_of(Headers(scope=scope).get("traceparent"))):
             try:
                 await self._app(scope, receive, watch)
+            except asyncio.CancelledError:
+                # uvicorn ends so what is not done when its patience at shutdown is over; what was accepted is answered all the same.
+                if status != 0:
+                    raise
+                await stopping_response(scope["path"])(scope, receive, watch)
             except Exception:  # noqa: BLE001 - logged with its trace; the caller gets a problem instead of a broken connection
                 _LOG.exception("request failed by a defect")
                 if status == 0:

@@ -24,8 +24,6 @@ from shared.settings import Settings, is_loopback
 
 EXIT_PORT_TAKEN: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_REFUSED: Final = 78  # EX_CONFIG
-# Requests under way get this long after SIGTERM; event streams end by themselves.
-_DRAIN_SECONDS: Final = 10
 _BACKLOG: Final = 256
 
 
@@ -58,7 +56,7 @@ def serve(app: FastAPI, *, url: str, default_port: int, settings: Settings) -> N
         h11_max_incomplete_event_size=HEAD_LIMIT_BYTES,
         timeout_keep_alive=IDLE_SECONDS,
         lifespan="on",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=settings.drain_seconds,  # event streams end by themselves
     )
     server = _DrainingServer(config, draining=draining_of(app))
     server.run(sockets=[listener])

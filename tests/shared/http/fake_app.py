@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from shared.jobs.process_executor import ProcessExecutor
 from shared.jobs.records import Job, JobStore
 from shared.jobs.runner import JobRunner
 from shared.settings import Settings, get_settings
-from shared.telemetry import configure_logging
+from shared.telemetry import configure_logging, get_logger
 
 ROOT = Path(__file__).parents[3]
 
@@ -70,8 +71,15 @@ class RaiseBody(StrictBody):
     text: str
 
 
+class NapBody(StrictBody):
+    """How long a request takes, and which one it is."""
+
+    number: int
+    milliseconds: int
+
+
 State = Annotated[FakeState, Depends(state_of(FakeState))]
-router = APIRouter(dependencies=[requires(None)])
+router = APIRouter()
 operation_routes(
     router,
     noun="things",
@@ -94,7 +102,7 @@ def kept(name: str) -> dict[str, Any]:
     return {"id": name, "kept": True}
 
 
-@router.post("/v1/things", status_code=202)
+@router.post("/v1/things", status_code=202, dependencies=[requires("train", action="train")])
 async def create_thing(body: ThingBody, request: Request, state: State) -> JSONResponse:
     """Queue a job; the ids count upwards so that tests know them."""
     state.numbers += 1
@@ -102,7 +110,7 @@ async def create_thing(body: ThingBody, request: Request, state: State) -> JSONR
     return await accept_job(request, state, noun="things", kind="steps", job_id=f"thing_{state.numbers}", spec=spec, body=body)
 
 
-@router.post("/v1/raise")
+@router.post("/v1/raise", dependencies=[requires(None)])
 def raise_error(body: RaiseBody) -> dict[str, str]:
     """Raise an error of the tree, or any other."""
     if body.error == "MitigationInsufficientError":
@@ -113,13 +121,21 @@ def raise_error(body: RaiseBody) -> dict[str, str]:
     raise found(body.text)
 
 
-@router.post("/v1/uploads")
+@router.post("/v1/naps", dependencies=[requires(None)])
+async def nap(body: NapBody) -> dict[str, int]:
+    """Take a while, and say so on the way."""
+    get_logger(__name__).info("nap begun", number=body.number)
+    await asyncio.sleep(body.milliseconds / 1000)
+    return {"number": body.number}
+
+
+@router.post("/v1/uploads", dependencies=[requires(None)])
 def upload(body: dict[str, str]) -> dict[str, int]:
     """Take a large body."""
     return {"length": len(body["data"])}
 
 
-@router.get("/v1/numbers")
+@router.get("/v1/numbers", dependencies=[requires(None)])
 def list_numbers(_query: Annotated[PageQuery, Query()]) -> Page[int]:
     """A list of one page."""
     return Page(items=[1, 2])
