@@ -15,7 +15,7 @@ from typing import Final, cast
 from pydantic import JsonValue
 
 from shared.auditing import mark_prompts
-from shared.catalog import Catalog, GenerationManifest, new_id
+from shared.catalog import Catalog, GenerationManifest
 from shared.diffusion.generation import count_generation
 from shared.diffusion.guidance import PlainGuidance
 from shared.diffusion.noise import image_seed
@@ -25,6 +25,7 @@ from shared.diffusion.studio import Image, Manner, Picture, Studio
 from shared.errors import NotFoundError
 from shared.imaging.png import encode_png
 from shared.settings import Settings
+from shared.storage.durable import named_full_disk
 from shared.telemetry import lethe_version
 
 NO_MITIGATION: Final = "none"
@@ -75,17 +76,17 @@ def _encoded(order: Order, seeds: Sequence[int], images: Image) -> list[Drawn]:
     return drawn
 
 
-def store(order: Order, drawn: Sequence[Drawn], catalog: Catalog, settings: Settings) -> GenerationManifest:
+def store(generation_id: str, order: Order, drawn: Sequence[Drawn], catalog: Catalog, settings: Settings) -> GenerationManifest:
     """Commit the images with all that is needed to draw each again, except the prompts' words."""
     model = catalog.get("model", order.model)
     scratch = settings.home.resolve() / "generations"
     scratch.mkdir(parents=True, exist_ok=True)
     marks = cast("list[JsonValue]", mark_prompts(order.prompts, settings))
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with named_full_disk(), tempfile.TemporaryDirectory(dir=scratch) as folder:
         for number, image in enumerate(drawn):
             (Path(folder) / image_path(number)).write_bytes(image.png)
         manifest = GenerationManifest(
-            id=new_id("generation"),
+            id=generation_id,
             name="",
             model=order.model,
             request={

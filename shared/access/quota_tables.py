@@ -15,7 +15,7 @@ QUOTA_USAGE = Table(
     Column("caller", String(255), primary_key=True),
     Column("meter", String(16), primary_key=True),
     Column("window_start", UtcMicroseconds, primary_key=True),
-    Column("subject", String(160), primary_key=True),
+    Column("subject", String(64), primary_key=True),
     Column("used", BigInteger, nullable=False),
 )
 

@@ -86,8 +86,8 @@ class Quotas:
             items.append(_Item("images", self._window_start("images"), "", len(prompts) * images_per_prompt))
         if self._limits["prompt-images"]:
             day = self._window_start("prompt-images")
-            marks = Counter(mark["hmac"] for mark in mark_prompts([_plain(prompt) for prompt in prompts], self._settings))
-            items += [_Item("prompt-images", day, f"{model} {mark}", count * images_per_prompt) for mark, count in sorted(marks.items())]
+            marks = Counter(mark["hmac"] for mark in mark_prompts([f"{model}\n{_plain(prompt)}" for prompt in prompts], self._settings))
+            items += [_Item("prompt-images", day, mark, count * images_per_prompt) for mark, count in sorted(marks.items())]
         return self._charge(caller, items) if items else None
 
     def give_back(self, charge: Charge) -> None:

@@ -82,14 +82,17 @@ class RequestRecord:
             await asyncio.to_thread(self._ledger.quotas.charge_request, caller)
 
     def about(self, resources: Mapping[str, str], *, prompts: Sequence[str] = (), images: int = 0) -> None:
-        """Tell what the request concerns; of prompts only their marks are kept, of resources only what are ids of Lethe's own."""
+        """Tell what the caller's words concern: of prompts only their marks are kept, of resources only what looks like an id of Lethe's."""
         self._prompts = prompts or self._prompts
         self._images = images or self._images
         self._resources |= {name: value for name, value in resources.items() if _ID.fullmatch(value)}
 
-    async def draw(self, *, model: str, prompts: Sequence[str], images_per_prompt: int) -> None:
-        """Tell that images are asked for, and charge them; they are given back if none is released."""
-        self.about({"model": model}, prompts=prompts, images=len(prompts) * images_per_prompt)
+    def found(self, resources: Mapping[str, str]) -> None:
+        """Tell what the service made or looked up, by names that are its own."""
+        self._resources |= resources
+
+    async def charge_images(self, *, model: str, prompts: Sequence[str], images_per_prompt: int) -> None:
+        """Charge images before they are drawn; they are given back if nothing is released."""
         charge = self._ledger.quotas.charge_images
         self._charge = await asyncio.to_thread(charge, self._caller, model=model, prompts=prompts, images_per_prompt=images_per_prompt)
 
@@ -101,7 +104,7 @@ class RequestRecord:
     def of_job(self, *, kind: str, job_id: str, spec: dict[str, Any]) -> JobWitness:
         """What writes the event within the transaction that queues a job; `queued` follows once that is committed."""
         self.about(dict(_ids_in(spec)))
-        self._resources[kind] = job_id
+        self.found({kind: job_id})
         return lambda connection, _job: self._ledger.writer.log.append_within(connection, [self._event("done", status=_ACCEPTED)])
 
     def queued(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.sampler.generations import Drawn, Order, draw, image_path, store, stored_image
+from shared.catalog import new_id
 from shared.diffusion.generation import generate_images
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.lane import ComputeLane
@@ -72,7 +73,7 @@ async def test_stored_generation_holds_all_but_the_words(
     order: Order, drawing: Draw, stocked_home: StockedHome, stocked_catalog: Catalog
 ) -> None:
     drawn = await drawing(order)
-    manifest = store(order, drawn, stocked_catalog, stocked_home.settings)
+    manifest = store(new_id("generation"), order, drawn, stocked_catalog, stocked_home.settings)
     assert stocked_catalog.get("generation", manifest.id) == manifest
     assert manifest.request["steps"] == 3
     assert manifest.lineage["model_digest"] == stocked_home.model.digest
@@ -83,14 +84,14 @@ async def test_stored_generation_holds_all_but_the_words(
 
 
 def test_image_that_is_not_there_is_named(order: Order, stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
-    manifest = store(order, [], stocked_catalog, stocked_home.settings)
+    manifest = store(new_id("generation"), order, [], stocked_catalog, stocked_home.settings)
     with pytest.raises(NotFoundError, match=f"{manifest.id} has no image 0"):
         stored_image(stocked_catalog, manifest.id, 0)
 
 
 async def test_damaged_image_is_refused(order: Order, drawing: Draw, stocked_home: StockedHome, stocked_catalog: Catalog) -> None:
     drawn = await drawing(replace(order, images_per_prompt=1))
-    manifest = store(order, drawn, stocked_catalog, stocked_home.settings)
+    manifest = store(new_id("generation"), order, drawn, stocked_catalog, stocked_home.settings)
     path = stocked_home.folder / "store" / "generations" / manifest.id / image_path(1)
     path.chmod(0o644)
     path.write_bytes(drawn[0].png)
