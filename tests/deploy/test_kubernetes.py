@@ -454,7 +454,7 @@ def test_every_service_is_scraped_with_a_key_over_tls(overlay: str) -> None:
     }
     assert scraped == set(SERVICES)
     assert endpoint["scheme"] == "https"
-    assert endpoint["authorization"]["credentials"] == {"name": "lethe-metrics-key", "key": "lethe_api_key"}
+    assert endpoint["authorization"]["credentials"] == {"name": "lethe-metrics-key", "key": "lethe_metrics_key"}
     assert endpoint["tlsConfig"]["serverName"] in named(overlay, "Certificate", "lethe-tls")["spec"]["dnsNames"]
     assert {service["metadata"]["labels"][monitor["jobLabel"]] for service in of_kind(overlay, "Service")} == {"lethe"}
 
