@@ -6,19 +6,21 @@ What is there stays as it is, so that it may be run again at any time. It needs 
 from __future__ import annotations
 
 import argparse
+import json
 import secrets
 import shlex
 import subprocess
 from pathlib import Path
 
 DATABASE = "postgresql://lethe:{password}@database:5432/lethe"
+OPERATOR = ("read", "train", "generate", "mitigate", "score", "export", "admin", "audit:read")
 # API keys by the secret that holds them, with what `lethe key create` is told.
 KEYS = {
     # The mitigator shows it to the detector.
-    "lethe_service_key": ["--kind", "service", "--name", "services", "--scopes", "score,read"],
-    "lethe_metrics_key": ["--name", "prometheus", "--scopes", "metrics:read"],
+    "lethe_service_key": ["mitigator", "--service", "--scope", "score", "--scope", "read", "--days", "0"],
+    "lethe_metrics_key": ["prometheus", "--scope", "metrics:read", "--days", "0"],
     # The operator's own; no container gets it.
-    "lethe_api_key": ["--name", "operator", "--scopes", "read,train,generate,mitigate,score,export,admin,audit:read"],
+    "lethe_api_key": ["operator", *(part for scope in OPERATOR for part in ("--scope", scope))],
 }
 
 
@@ -51,8 +53,8 @@ def make_secrets(folder: Path) -> None:
 def issue_key(compose: list[str], path: Path, options: list[str]) -> None:
     """Have Lethe issue an API key, unless there is one."""
     if not path.exists():
-        command = [*compose, "run", "--rm", "-T", "--no-deps", "lethe", "key", "create", *options]
-        keep(path, subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+        command = [*compose, "run", "--rm", "-T", "--no-deps", "lethe", "key", "create", *options, "--json"]
+        keep(path, json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)["key"])
 
 
 def keep(path: Path, secret: str) -> None:
