@@ -20,7 +20,6 @@ from deploy.docker import build
 from deploy.kubernetes import write_rules
 from shared.cli.app import app as command_line
 from shared.cli.supervisor import SERVICES
-from shared.http.serve import _DRAIN_SECONDS
 from shared.jobs.runner import STOP_GRACE
 from shared.settings import Settings
 from tests.deploy.manifests import (
@@ -173,13 +172,15 @@ def test_images_are_those_that_the_build_names(overlay: str, variant: str) -> No
 
 @every_rendering
 def test_services_end_within_their_grace(overlay: str) -> None:
+    (settings,) = of_kind(overlay, "ConfigMap")
+    drain = int(settings["data"]["LETHE_DRAIN_SECONDS"])
     for service in SERVICES:
         pod = named(overlay, "Deployment", service)["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
         assert 5 <= pause <= 10
         # What the service itself may take: the drain of requests, then the jobs' time for a checkpoint, and as long again to settle.
-        assert pod["terminationGracePeriodSeconds"] >= pause + _DRAIN_SECONDS + 2 * STOP_GRACE.total_seconds() + 10
+        assert pod["terminationGracePeriodSeconds"] >= pause + drain + 2 * STOP_GRACE.total_seconds() + 10
 
 
 @every_rendering
