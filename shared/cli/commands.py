@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from shared.cli.audit_commands import audit_log
 from shared.cli.console import ExitCode, print_json, print_table
 from shared.cli.conversation import MAX_SEED, Json, connect, follow
 from shared.cli.dataset_commands import dataset
@@ -40,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(models, name="model")
     app.add_typer(search, name="search")
     app.add_typer(key, name="key")
+    app.add_typer(audit_log, name="audit-log")
     for command in (train, calibrate, screen, sample, mitigate, migrate, bootstrap):
         app.command()(command)
 
