@@ -18,7 +18,7 @@ import json, pathlib, sys
 notes = pathlib.Path(sys.argv[1])
 notes.write_text(notes.read_text() + json.dumps(sys.argv[2:]) + "\\n" if notes.exists() else json.dumps(sys.argv[2:]) + "\\n")
 if "create" in sys.argv:
-    print("a key for " + sys.argv[sys.argv.index("--name") + 1])
+    print(json.dumps({"id": "key_1", "key": "a key for " + sys.argv[sys.argv.index("create") + 1]}))
 """
 
 
