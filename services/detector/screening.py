@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import Counter, Histogram
 
@@ -28,6 +28,9 @@ Decision = Literal["allow", "mitigate", "block"]
 SIGNALS: Final[tuple[Signal, ...]] = ("noise_magnitude",)
 
 SCREENED = Counter("lethe_prompts_screened_total", "Prompts screened.", ["verdict"])
+# All verdicts from the start: a share of what was never told is none to Prometheus, where it should be zero.
+for _verdict in get_args(Decision):
+    SCREENED.labels(verdict=_verdict)
 SCORE = Histogram(
     "lethe_memorization_score",
     "Scores of screened prompts: norms of a noise difference, which grow with the size of the model's latents.",

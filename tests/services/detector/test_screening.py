@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from prometheus_client import REGISTRY
 
 from services.detector.calibration import Calibration, Calibrations
 from services.detector.screening import Screener, judge
@@ -29,6 +30,11 @@ PROMPTS = [f"AP chest radiograph of a {age}-year-old man" for age in (40, 50, 60
 @pytest.fixture
 def library(judging_catalog: Catalog) -> ModelLibrary:
     return ModelLibrary(judging_catalog)
+
+
+@pytest.mark.parametrize("verdict", ["allow", "mitigate", "block"])
+def test_verdicts_are_shown_before_the_first(verdict: str) -> None:
+    assert REGISTRY.get_sample_value("lethe_prompts_screened_total", {"verdict": verdict}) is not None
 
 
 @pytest.fixture
