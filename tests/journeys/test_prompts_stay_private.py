@@ -1,4 +1,4 @@
-"""A prompt goes into a service and comes out nowhere but in the answer to who sent it: not in logs, metrics, problems or files."""
+"""A prompt goes into a service and comes out nowhere but in the answer to who sent it: not in logs, metrics, problems, records or files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import functools
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import numpy as np
 import pytest
+from sqlalchemy import select
 
+from shared.access.quota_tables import QUOTA_USAGE
+from shared.auditing import AuditLog
+from shared.database import Database
 from shared.imaging.png import encode_png
 from tests.services.mitigator.doubles import FakeDetector
 
 if TYPE_CHECKING:
+    from shared.settings import Settings
     from tests.fixtures.apps import OpenApp
     from tests.fixtures.judging import JudgingHome
 
@@ -91,6 +97,23 @@ def wrong_bodies(valid: dict[str, Any], named: str, narrow: str) -> Iterator[str
     yield json.dumps(valid | {"note": PROMPT * (32 * MEGABYTE // len(PROMPT) + 1)})
 
 
+def with_quotas(settings: Settings) -> Settings:
+    """Settings under which every image and request is counted."""
+    counted = {"quota_requests_per_minute": 10_000, "quota_images_per_day": 10_000, "quota_images_per_prompt_per_day": 10_000}
+    return settings.model_copy(update=counted)
+
+
+def recorded(settings: Settings) -> list[str]:
+    """What the audit log holds and who used how much, as text."""
+    with closing(AuditLog.open(settings)) as log, closing(Database.open(settings)) as database:
+        events = [chained.content for chained in log.read()]
+        with database.reading() as connection:
+            usage = [str(row) for row in connection.execute(select(QUOTA_USAGE))]
+    assert any('"hmac"' in event for event in events)
+    assert usage
+    return events + usage
+
+
 def files_with_marker(home: Path) -> list[Path]:
     """Files below a home in which the prompt stands."""
     return [path for path in home.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes().lower()]
@@ -100,7 +123,7 @@ async def test_sampler_tells_no_prompt(judging_home: JudgingHome, running_app: O
     from services.sampler.app import create_app
 
     valid = {"model": judging_home.stocked.model.id, "prompts": [PROMPT, ""], "steps": 1}
-    async with running_app(create_app(judging_home.settings)) as client:
+    async with running_app(create_app(with_quotas(judging_home.settings))) as client:
         witness = Witness(client)
         assert (await witness.send("/v1/generations", json.dumps(valid))).status_code == 200
         stored = (await witness.send("/v1/generations", json.dumps(valid | {"output": "stored"}))).json()
@@ -108,6 +131,7 @@ async def test_sampler_tells_no_prompt(judging_home: JudgingHome, running_app: O
         await witness.send_all("/v1/generations", valid, named="model", narrow="scheduler")
         assert witness.seen == {200, 400, 404, 413, 415, 422}
         assert await witness.leaks(logged()) == []
+    assert MARKER not in str(recorded(judging_home.settings)).lower()
     assert files_with_marker(judging_home.settings.home) == []
 
 
@@ -116,7 +140,7 @@ async def test_detector_tells_no_prompt(judging_home: JudgingHome, running_app: 
 
     screening = {"model": judging_home.stocked.model.id, "prompts": [PROMPT, ""], "seeds_per_prompt": 2, "explain": True}
     matching = {"dataset": judging_home.stocked.dataset.id, "images": [PICTURE, PICTURE], "prompts": [PROMPT, BEYOND_WINDOW]}
-    async with running_app(create_app(judging_home.settings)) as client:
+    async with running_app(create_app(with_quotas(judging_home.settings))) as client:
         witness = Witness(client)
         assert (await witness.send("/v1/screenings", json.dumps(screening))).status_code == 200
         assert (await witness.send("/v1/screenings", json.dumps(screening | {"seed": 1}))).status_code == 409
@@ -126,6 +150,7 @@ async def test_detector_tells_no_prompt(judging_home: JudgingHome, running_app: 
         await witness.send("/v1/matches", json.dumps(matching | {"prompts": [PROMPT]}))
         assert witness.seen == {200, 400, 404, 409, 413, 415, 422}
         assert await witness.leaks(logged()) == []
+    assert MARKER not in str(recorded(judging_home.settings)).lower()
     assert files_with_marker(judging_home.settings.home) == []
 
 
@@ -138,7 +163,7 @@ async def test_mitigator_tells_no_prompt(
     detector = FakeDetector()
     monkeypatch.setattr(mitigator, "DetectorClient", functools.partial(DetectorClient, transport=httpx.MockTransport(detector.answer)))
     valid = {"model": judging_home.stocked.model.id, "prompts": [PROMPT], "steps": 1}
-    async with running_app(mitigator.create_app(judging_home.settings)) as client:
+    async with running_app(mitigator.create_app(with_quotas(judging_home.settings))) as client:
         witness = Witness(client)
         detector.verdicts = lambda question: ("copy", 0.95, 1.0) if question == 0 else ("none", 0.3, 0.9)
         assert (await witness.send("/v1/generations", json.dumps(valid))).status_code == 200
@@ -153,4 +178,5 @@ async def test_mitigator_tells_no_prompt(
         await witness.send_all("/v1/generations", valid, named="model", narrow="scheduler")
         assert witness.seen == {200, 400, 404, 409, 413, 415, 422, 503}
         assert await witness.leaks(logged()) == []
+    assert MARKER not in str(recorded(judging_home.settings)).lower()
     assert files_with_marker(judging_home.settings.home) == []
