@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from shared.access import ON_BEHALF_OF, current_caller
 from shared.client.failures import ProblemError, UnexpectedAnswerError, problem_error
 from shared.errors import ScreenerUnavailableError, UnavailableError
-from shared.telemetry import lethe_version, traceparent
+from shared.telemetry import lethe_version, span, traceparent
 
 # Connecting on one machine or in one cluster takes milliseconds; whoever takes longer is away.
 _CONNECT_SECONDS: Final = 5.0
@@ -110,7 +110,9 @@ class Transport:
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """A response that is no error."""
         try:
-            response = self._http.request(method, path, **options)
+            with span(f"{method} {self.service}", kind="client", **{"http.request.method": method, "peer.service": self.service}) as told:
+                response = self._http.request(method, path, **options)
+                told.set_attribute("http.response.status_code", response.status_code)
         except httpx.TransportError as error:
             reason = "took too long" if isinstance(error, httpx.TimeoutException) else "does not answer"
             raise self._unavailable(f"The {self.service} at {self.url} {reason}.") from error

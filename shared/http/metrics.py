@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.http.handlers import defect_response, stopping_response
-from shared.telemetry import bound_context, get_logger, trace_id_of
+from shared.telemetry import UNTOLD, Span, bound_context, bound_span, get_logger, span, span_id_of, trace_id_of
 
 REQUESTS = Counter("lethe_http_requests_total", "Requests by route template, method and status.", ["route", "method", "code"])
 REQUEST_SECONDS = Histogram(
@@ -61,7 +62,8 @@ class RequestObserver:
             await send(message)
 
         started = time.perf_counter()
-        with bound_context(request_id=request_id, trace_id=trace_id_of(Headers(scope=scope).get("traceparent"))):
+        header = Headers(scope=scope).get("traceparent")
+        with bound_context(request_id=request_id, trace_id=trace_id_of(header)), bound_span(span_id_of(header)), _span(scope) as told:
             try:
                 await self._app(scope, receive, watch)
             except asyncio.CancelledError:
@@ -75,13 +77,22 @@ class RequestObserver:
                     await defect_response(scope["path"])(scope, receive, watch)
             finally:
                 if scope["path"] not in _UNOBSERVED:
-                    _observe(scope, status=status or _CLIENT_CLOSED_REQUEST, seconds=time.perf_counter() - started)
+                    _observe(scope, told, status=status or _CLIENT_CLOSED_REQUEST, seconds=time.perf_counter() - started)
 
 
-def _observe(scope: Scope, *, status: int, seconds: float) -> None:
+def _span(scope: Scope) -> AbstractContextManager[Span]:
+    """The span of a request; of those that nobody wants to see, none."""
+    return nullcontext(UNTOLD) if scope["path"] in _UNOBSERVED else span("request", kind="server")
+
+
+def _observe(scope: Scope, told: Span, *, status: int, seconds: float) -> None:
     """Count one request under its route template; paths and methods that no route knows share one label."""
     route = _route_template(scope)
     method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+    told.update_name(f"{method} {route}")
+    told.set_attribute("http.request.method", method)
+    told.set_attribute("http.route", route)
+    told.set_attribute("http.response.status_code", status)
     REQUESTS.labels(route=route, method=method, code=str(status)).inc()
     REQUEST_SECONDS.labels(route=route, method=method).observe(seconds)
     _LOG.info("request", route=route, method=method, code=status, seconds=round(seconds, 4))

@@ -21,6 +21,7 @@ from shared.http.state import Draining, draining_of
 from shared.jobs.executor import PARENT_VARIABLE
 from shared.jobs.worker import die_with_parent
 from shared.settings import Settings, is_loopback
+from shared.telemetry import SpansUnavailableError, exporting
 
 EXIT_PORT_TAKEN: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_REFUSED: Final = 78  # EX_CONFIG
@@ -59,7 +60,11 @@ def serve(app: FastAPI, *, url: str, default_port: int, settings: Settings) -> N
         timeout_graceful_shutdown=settings.drain_seconds,  # event streams end by themselves
     )
     server = _DrainingServer(config, draining=draining_of(app))
-    server.run(sockets=[listener])
+    try:
+        with exporting(app.title, settings.otlp_endpoint):
+            server.run(sockets=[listener])
+    except SpansUnavailableError as error:
+        _leave(str(error), EXIT_REFUSED)
     if not server.started:
         _leave("The service did not start; the log says why.", 1)
 

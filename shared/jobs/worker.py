@@ -17,7 +17,7 @@ from shared.jobs.executor import EXIT_INTERRUPTED, PARENT_VARIABLE
 from shared.jobs.failures import failure_of
 from shared.jobs.records import Job, JobStore
 from shared.settings import Settings, get_settings
-from shared.telemetry import bound_context, configure_logging, get_logger
+from shared.telemetry import bound_context, configure_logging, exporting, get_logger, span
 
 Handler = Callable[[JobContext], dict[str, Any]]
 Handlers = Mapping[str, Handler]
@@ -46,7 +46,8 @@ def run_worker(service: str, handlers: Handlers, arguments: Sequence[str] | None
     settings = get_settings()
     store = JobStore(settings.sql_url)
     try:
-        return run_attempt(given[0], store=store, settings=settings, handlers=handlers)
+        with exporting(service, settings.otlp_endpoint):
+            return run_attempt(given[0], store=store, settings=settings, handlers=handlers)
     finally:
         store.close()
 
@@ -63,7 +64,7 @@ def die_with_parent() -> None:
 def run_attempt(job_id: str, *, store: JobStore, settings: Settings, handlers: Handlers) -> int:
     """Run one attempt at a claimed job and settle its record; answers the exit code that tells the runner what happened."""
     job = patiently(lambda: store.get(job_id))
-    with bound_context(**job.log_values):
+    with bound_context(**job.log_values), span(f"job {job.kind}", kind="consumer", attempt=job.attempt):
         return _run(job, store=store, settings=settings, handlers=handlers)
 
 
