@@ -285,6 +285,13 @@ def test_secrets_of_overlays_are_known(overlay: str, demo_secrets: dict[str, dic
     assert secrets_named(overlay) <= set(demo_secrets) | MADE_LATER
 
 
+@every_overlay
+def test_secrets_of_overlays_are_told_to_who_installs(overlay: str) -> None:
+    page = (ROOT / "docs" / "install-kubernetes.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z0-9-]+)`", page[page.index("### Secrets") : page.index("### Order")]))
+    assert secrets_named(overlay) - told == set()
+
+
 def test_demo_secrets_are_files_that_settings_read(demo_secrets: dict[str, dict[str, str]]) -> None:
     for name in ("lethe-database", "lethe-store-trainer", "lethe-store-admin"):
         assert set(demo_secrets[name]) <= {f"lethe_{field}" for field in Settings.model_fields}
