@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 LOCKED := requirements/torch.txt requirements/torch-cuda.txt requirements/lock.txt
 
-.PHONY: help install lock format lint test test-containers wheelhouse images compose-up compose-down demo up openapi dashboards kubernetes-rules deploy-check bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-guidance bench-ingest bench-memorization bench-memcontrol clean
+.PHONY: help install lock format lint test test-containers wheelhouse images compose-up compose-down demo up openapi dashboards kubernetes-rules deploy-check bench-screening bench-training bench-parameters bench-memory bench-resume bench-coexistence bench-load bench-guidance bench-ingest bench-memorization bench-memcontrol clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[36m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ bench-resume: $(STAMP) ## Measure what checkpoints cost a training, and how soon
 
 bench-coexistence: $(STAMP) ## Measure screening while a training job runs
 	$(BIN)/python -m benchmarks.coexistence
+
+bench-load: $(STAMP) ## Measure services under 1, 8 and 32 callers: shared passes beside one request at a time
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.load
 
 bench-guidance: $(STAMP) ## Measure what classifier-free guidance does to copying (about ten minutes)
 	$(BIN)/python -m benchmarks.guidance

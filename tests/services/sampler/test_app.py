@@ -35,7 +35,7 @@ async def test_sampler_whose_store_is_away_is_not_ready(sampler: httpx.AsyncClie
     def refuse(_catalog: Catalog) -> None:
         raise UnavailableError("the store does not answer")
 
-    monkeypatch.setattr(Catalog, "ping", refuse)
+    monkeypatch.setattr(Catalog, "check", refuse)
     response = await sampler.get("/readyz")
     assert (response.status_code, response.json()["reasons"]) == (503, ["the store does not answer"])
 

@@ -1,0 +1,260 @@
+"""Real services under concurrent callers: shared passes beside one request at a time, and beside the bare network.
+
+Detector and sampler are started twice each, once as they are and once with batches of one, and are asked by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import httpx
+import torch
+
+from benchmarks.callers import Body, Round, ask_side_by_side, percentiles
+from benchmarks.material import phantom_films, random_model
+from benchmarks.results import keep, shown, spread, tell
+from shared.catalog import CalibrationManifest, Catalog, ModelManifest, new_id, open_catalog
+from shared.diffusion.model import Model
+from shared.diffusion.noise import draw_noise
+from shared.memorization.magnitude import FORWARD_BATCH, first_timestep, screening_seeds
+from shared.memorization.prompt_scoring import ScreeningSettings
+from shared.settings import Settings
+
+SEEDS_PER_PROMPT: Final = (1, 4)  # the fewest, where batching helps most, and what the detector takes unless told otherwise
+ALONE: Final = "one at a time"
+TOGETHER: Final = "together"
+START_SECONDS: Final = 120.0
+TARGETS: Final = "targets: together at least 2 times one at a time at 32 callers, and at most 1.2 times the bare forward of 32 prompts"
+
+
+@dataclass(frozen=True)
+class Load:
+    """How hard and how long the services are asked."""
+
+    callers: tuple[int, ...] = (1, 8, 32)
+    seconds: float = 5.0  # of one round
+    rounds: int = 3
+    generation_callers: int = 8
+    generation_steps: int = 20
+
+
+QUICK: Final = Load(callers=(8,), seconds=0.5, rounds=1, generation_callers=4, generation_steps=2)
+
+
+def main() -> None:
+    """Measure, print, keep; with --serve, be one of the services that take one request at a time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="whether it runs, in half a minute; its figures say nothing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch in each service, of which one works at a time")
+    parser.add_argument("--serve", choices=["detector", "sampler"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve_one_at_a_time(options.serve)
+        return
+    torch.set_num_threads(options.threads)
+    load = QUICK if options.quick else Load()
+    prompts = phantom_films(200, options.seed).prompts
+    model = random_model(prompts, options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home.make(Path(folder), model, options.seed)
+        screening = screening_figures(home, model, prompts, load, options.seed, options.threads)
+        generation = generation_figures(home, prompts, load, options.threads)
+    name = "load-quick" if options.quick else "load"
+    settings = {"threads": options.threads, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), **vars(load)}
+    path = keep(name, seed=options.seed, settings=settings, figures={"screening": screening, "generation": generation})
+    columns = ["callers", "seeds", "served", "answers/s", "p50 ms", "p95 ms", "p99 ms", "of one at a time", "of bare forward"]
+    tell(f"One prompt a request; {TARGETS}", columns, [_row(row) for row in screening], path)
+    tell(f"One image a request, {load.generation_steps} steps", columns, [_row(row) for row in generation], path)
+
+
+@dataclass(frozen=True)
+class Home:
+    """A LETHE_HOME with a model that can be drawn with and screened."""
+
+    folder: Path
+    model: str
+
+    @classmethod
+    def make(cls, folder: Path, model: Model, seed: int) -> Home:
+        """Commit the model, and a calibration for each number of seeds; what it was calibrated on does not matter for speed."""
+        with open_catalog(Settings(home=folder)) as catalog, tempfile.TemporaryDirectory() as weights:
+            model.save(Path(weights))
+            facts: dict[str, Any] = {"architecture": "tiny", "dataset": None, "base": None, "spec": {}, "metrics": {}}
+            manifest = ModelManifest(id=new_id("model"), name="load", seed=seed, code_version="benchmark", **facts)
+            committed = catalog.commit(manifest, Path(weights))
+            known = Model.load(Path(weights), key=committed.digest)
+            for seeds in SEEDS_PER_PROMPT:
+                _commit_calibration(catalog, committed.id, known, ScreeningSettings(steps=1, seeds_per_prompt=seeds, seed=0))
+        return cls(folder, committed.id)
+
+
+def _commit_calibration(catalog: Catalog, model_id: str, model: Model, settings: ScreeningSettings) -> None:
+    from services.detector.calibration import SCORES_FILE, alias_of, calibration_key
+
+    manifest = CalibrationManifest(
+        id=new_id("calibration"),
+        name="load",
+        model=model_id,
+        dataset=new_id("dataset"),
+        key=calibration_key(model, settings, ["noise_magnitude"]),
+        false_positive_rate=0.01,
+        threshold=1.0,
+        control_median=0.5,
+        steps=settings.steps,
+        seeds_per_prompt=settings.seeds_per_prompt,
+        signals=["noise_magnitude"],
+        n_control=2,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / SCORES_FILE).write_text('{"scores": [0.4, 0.6]}')
+        catalog.set_alias("calibration", alias_of(model_id, settings), catalog.commit(manifest, Path(folder)).id)
+
+
+def screening_figures(home: Home, model: Model, prompts: list[str], load: Load, seed: int, threads: int) -> list[dict[str, Any]]:
+    """A row for each number of seeds and callers, served in both ways."""
+    rows = []
+    with both_ways("detector", home, threads) as urls:
+        for seeds in SEEDS_PER_PROMPT:
+            body = {"model": home.model, "seeds_per_prompt": seeds}
+            asked = ({**body, "prompts": [prompt]} for prompt in itertools.cycle(prompts))
+            bare = BareForward(model, prompts[:32], seeds, seed)
+            for callers in load.callers:
+                beside = bare if callers == max(load.callers) else None
+                rows += _figures(urls, "/v1/screenings", asked, callers, load, beside, {"seeds_per_prompt": seeds})
+    return rows
+
+
+def generation_figures(home: Home, prompts: list[str], load: Load, threads: int) -> list[dict[str, Any]]:
+    """Callers who each want one image at a time, served in both ways."""
+    body = {"model": home.model, "steps": load.generation_steps}
+    asked = ({**body, "prompts": [prompt], "seed": number} for number, prompt in enumerate(itertools.cycle(prompts)))
+    with both_ways("sampler", home, threads) as urls:
+        return _figures(urls, "/v1/generations", asked, load.generation_callers, load, None, {})
+
+
+class BareForward:
+    """Nothing but the network on the rows of so many prompts, in the batches that screening takes."""
+
+    def __init__(self, model: Model, prompts: list[str], seeds_per_prompt: int, seed: int) -> None:
+        noise = draw_noise(screening_seeds(seed, seeds_per_prompt), model.latent_shape).repeat(len(prompts), 1, 1, 1)
+        embeddings = model.encode(prompts).repeat(seeds_per_prompt).embeddings_BLE
+        self._batches = list(zip(noise.split(FORWARD_BATCH), embeddings.split(FORWARD_BATCH), strict=True))
+        self._model = model
+        self._timestep = first_timestep(model)
+        self.prompts = len(prompts)
+
+    @torch.no_grad()
+    def seconds(self) -> float:
+        """How long one run takes."""
+        began = time.perf_counter()
+        for rows, told in self._batches:
+            self._model.unet(rows, self._timestep, encoder_hidden_states=told, return_dict=False)
+        return time.perf_counter() - began
+
+
+def _figures(
+    urls: dict[str, str], path: str, asked: Iterator[Body], callers: int, load: Load, bare: BareForward | None, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rounds by turns, each way of serving in each round, after one that does not count."""
+    rounds: dict[str, list[Round]] = {way: [] for way in urls}
+    bare_seconds: list[float] = []
+    for number in range(load.rounds + 1):
+        for way, url in urls.items():
+            seen = ask_side_by_side(url + path, asked, callers=callers, seconds=load.seconds if number else min(1.0, load.seconds))
+            if number:
+                rounds[way].append(seen)
+        if bare is not None:
+            bare_seconds += [bare.seconds() for _ in range(3)][1:]
+    alone = spread([seen.per_second for seen in rounds[ALONE]])
+    rows = []
+    for way, seen in rounds.items():
+        rate = spread([each.per_second for each in seen])
+        row = facts | {"callers": callers, "served": way, "per_second": rate, "of_alone": rate["median"] / alone["median"]}
+        row |= {"seconds": percentiles([latency for each in seen for latency in each.latencies])}
+        if bare is not None:
+            took = spread(bare_seconds)
+            row |= {"bare_seconds": took, "of_bare": bare.prompts / rate["median"] / took["median"]}
+        rows.append(row)
+    return rows
+
+
+@contextmanager
+def both_ways(service: str, home: Home, threads: int) -> Iterator[dict[str, str]]:
+    """The URLs of a service that answers together and of one that answers one at a time; they end with the block."""
+    commands = {TOGETHER: [f"services.{service}"], ALONE: ["benchmarks.load", "--serve", service]}
+    with ExitStack() as stack:
+        urls = {way: stack.enter_context(_started(service, command, home, threads)) for way, command in commands.items()}
+        for url in urls.values():
+            _await(url)
+        yield urls
+
+
+@contextmanager
+def _started(service: str, command: list[str], home: Home, threads: int) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    places = {"LETHE_HOME": str(home.folder), f"LETHE_{service.upper()}_URL": url, "LETHE_TORCH_THREADS": str(threads)}
+    environment = kept | places
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen([sys.executable, "-m", *command], env=environment, stderr=log)
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await(url: str) -> None:
+    """Wait until a service wants work."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(url + "/readyz", timeout=10).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise RuntimeError("a service did not start")
+
+
+def serve_one_at_a_time(service: str) -> None:
+    """The service as it is, but for its batches, which hold one prompt or image."""
+    if service == "detector":
+        from services.detector import app, screening
+
+        with mock.patch.object(screening, "PROMPTS_AT_ONCE", 1):
+            app.main()
+    else:
+        from services.sampler import app as sampler_app
+        from shared.diffusion import studio
+
+        with mock.patch.object(studio, "BATCH_IMAGES", 1):
+            sampler_app.main()
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    """A line of the table."""
+    latency = [f"{row['seconds'][name] * 1000:.0f}" for name in ("p50", "p95", "p99")]
+    bare = f"{row['of_bare']:.2f}" if "of_bare" in row else "–"
+    seeds = str(row.get("seeds_per_prompt", "–"))
+    return [str(row["callers"]), seeds, row["served"], shown(row["per_second"], digits=1), *latency, f"{row['of_alone']:.2f}", bare]
+
+
+if __name__ == "__main__":
+    main()
