@@ -40,7 +40,7 @@ class PrometheusServer:
         self._process = ServerProcess(argv, log=self._folder / "prometheus.log")
         self._process.wait_until(self._is_ready)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it."""
         self._client.close()
         if self._process is not None:
@@ -59,8 +59,8 @@ class PrometheusServer:
         return found
 
     def series(self) -> list[dict[str, str]]:
-        """The labels of all series of Lethe, whenever they were seen."""
-        found: list[dict[str, str]] = self.get("series", **{"match[]": '{job="lethe"}'})
+        """The labels of all series of Lethe, whenever they were seen; alerts are none of Lethe's."""
+        found: list[dict[str, str]] = self.get("series", **{"match[]": '{job="lethe", __name__!~"ALERTS.*"}'})
         return found
 
     def _is_ready(self) -> bool:
