@@ -70,7 +70,7 @@ IMAGE_PREFIX ?=
 DOCKER ?= docker
 COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
-wheelhouse: $(STAMP) ## Fetch the wheels that the images are built from (TORCH=cpu|cuda, EXTRAS=ray)
+wheelhouse: $(STAMP) ## Fetch the wheels that the images are built from (TORCH=cpu|cuda, EXTRAS=ray,otel)
 	$(BIN)/python deploy/docker/wheelhouse.py $(TORCH) --extras "$(EXTRAS)"
 
 images: ## Build the images from the wheelhouse without a network (TORCH=cpu|cuda, BASE_IMAGE, IMAGE_PREFIX), their SBOM into dist/

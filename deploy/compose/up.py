@@ -13,14 +13,13 @@ import subprocess
 from pathlib import Path
 
 DATABASE = "postgresql://lethe:{password}@database:5432/lethe"
+# The operator's key stays with the operator; no container gets it.
 OPERATOR = ("read", "train", "generate", "mitigate", "score", "export", "admin", "audit:read")
-# API keys by the secret that holds them, with what `lethe key create` is told.
+# API keys by the secret that holds them, with what `lethe key create` is told. Those of containers do not expire by themselves.
 KEYS = {
-    # The mitigator shows it to the detector.
-    "lethe_service_key": ["mitigator", "--service", "--scope", "score", "--scope", "read", "--days", "0"],
-    "lethe_metrics_key": ["prometheus", "--scope", "metrics:read", "--days", "0"],
-    # The operator's own; no container gets it.
-    "lethe_api_key": ["operator", *(part for scope in OPERATOR for part in ("--scope", scope))],
+    "lethe_service_key": ["mitigator", "--service", "--days", "0", "--scope", "score"],
+    "lethe_metrics_key": ["prometheus", "--days", "0", "--scope", "metrics:read"],
+    "lethe_api_key": ["operator", *(f"--scope={scope}" for scope in OPERATOR)],
 }
 
 
