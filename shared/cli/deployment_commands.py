@@ -56,6 +56,9 @@ def bootstrap(
             patiently(lambda: _prepare_buckets(buckets, settings, audit_retention_days), patience)
             if principals:
                 buckets.grant(settings.s3_bucket, bucket_policy(policies, principals, bucket=settings.s3_bucket))
+                if settings.audit_bucket:
+                    granted = bucket_policy(policies, principals, bucket=settings.audit_bucket, is_audit=True)
+                    buckets.grant(settings.audit_bucket, granted)
                 print_facts({"policy": f"granted to {', '.join(sorted(principals))}"})
     found = patiently(lambda: _probe(settings), patience)
     print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})

@@ -138,16 +138,17 @@ def open_buckets(settings: Settings) -> Buckets:
     return Buckets(client, pool)
 
 
-def bucket_policy(folder: Path, principals: Mapping[str, str], *, bucket: str) -> dict[str, Any]:
-    """The bucket's policy that gives each service's principal what `folder`/{service}.json allows it."""
+def bucket_policy(folder: Path, principals: Mapping[str, str], *, bucket: str, is_audit: bool = False) -> dict[str, Any]:
+    """The bucket's policy that gives each service's principal what `folder`/{service}.json allows it, or audit.json all of them."""
     statements = []
     for service, principal in sorted(principals.items()):
         if service not in SERVICES:
             raise InvalidRequestError(f"There is no service {service!r}; they are {', '.join(SERVICES)}.", field="principal")
+        path = folder / ("audit.json" if is_audit else f"{service}.json")
         try:
-            text = (folder / f"{service}.json").read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise InvalidRequestError(f"The policy {folder / service}.json cannot be read ({error.strerror}).", field="policies") from error
+            raise InvalidRequestError(f"The policy {path} cannot be read ({error.strerror}).", field="policies") from error
         allowed = json.loads(text.replace(POLICY_BUCKET, f"arn:aws:s3:::{bucket}"))["Statement"]
         statements += [
             statement | {"Sid": f"{service}{number}", "Principal": {"AWS": [principal]}} for number, statement in enumerate(allowed)

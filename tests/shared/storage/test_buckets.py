@@ -146,7 +146,23 @@ def succeeds(store: S3Store, key: str, *, write: bool) -> bool:
     return True
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.server
+def test_anchors_of_the_audit_bucket_are_written_by_services_and_deleted_by_none(
+    buckets: Buckets, ceph_cluster: CephCluster, name: str
+) -> None:
+    buckets.prepare_audit(name, retention_days=1)
+    user = ceph_cluster.add_user(f"auditor-{name}")
+    buckets.grant(name, bucket_policy(POLICIES, {"sampler": user.principal}, bucket=name, is_audit=True))
+    with closing(connect(replace(ceph_cluster.server, access_key=user.access_key, secret_key=user.secret_key), name)) as store:
+        store.put(key="audit-log/anchors/1", data=b"head", if_absent=True)
+        assert [found.key for found in store.list(prefix="audit-log/")] == ["audit-log/anchors/1"]
+        with pytest.raises(UnavailableError, match="AccessDenied"):
+            store.delete(key="audit-log/anchors/1")
+        with pytest.raises(UnavailableError, match="AccessDenied"):
+            store.put(key="models/1", data=b"head")
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "audit"])
 def test_policy_names_the_bucket_and_no_wildcard_action(service: str) -> None:
     statements = json.loads((POLICIES / f"{service}.json").read_text(encoding="utf-8"))["Statement"]
     assert all(resource == POLICY_BUCKET or resource.startswith(f"{POLICY_BUCKET}/") for one in statements for resource in one["Resource"])
@@ -155,7 +171,7 @@ def test_policy_names_the_bucket_and_no_wildcard_action(service: str) -> None:
 
 def test_policy_is_made_for_the_bucket_and_principal_at_hand() -> None:
     policy = bucket_policy(POLICIES, {"mitigator": "arn:aws:iam:::user/m"}, bucket="ward-a")
-    assert {statement["Sid"] for statement in policy["Statement"]} == {"mitigator0", "mitigator1", "mitigator2"}
+    assert {statement["Sid"] for statement in policy["Statement"]} == {"mitigator0", "mitigator1", "mitigator2", "mitigator3"}
     assert all(statement["Principal"] == {"AWS": ["arn:aws:iam:::user/m"]} for statement in policy["Statement"])
     assert policy["Statement"][1]["Resource"] == ["arn:aws:s3:::ward-a/models/*", "arn:aws:s3:::ward-a/aliases/*"]
 
