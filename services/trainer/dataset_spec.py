@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,11 @@ Action = Literal["report", "drop", "refuse"]
 """What a gate does about the films that it finds: tell, leave them out, or refuse the data set."""
 
 
-SourceUri = Annotated[str, Field(min_length=1, max_length=4096, description="file:// folder within the import roots.")]
+# Told in the schema alone: where a folder is opened, what is wrong with it is said in words.
+FOLDER_PATTERN: Final[dict[str, Any]] = {"pattern": "^file://(localhost)?/"}
+SourceUri = Annotated[
+    str, Field(min_length=1, max_length=4096, description="file:// folder within the import roots.", json_schema_extra=FOLDER_PATTERN)
+]
 TableName = Annotated[str, Field(min_length=1, max_length=255, description="A table below the folder, .csv or .csv.gz.")]
 
 
@@ -36,8 +40,8 @@ class MimicSource(StrictSpec):
     splits: list[Literal["train", "validate", "test"]] = Field(
         default=["train", "validate", "test"], min_length=1, max_length=3, description="Which of the set's own splits are read."
     )
-    reports_uri: str | None = Field(
-        default=None, min_length=1, max_length=4096, description="file:// folder that holds files/pXX/…/sSTUDY.txt; uri without it."
+    reports_uri: SourceUri | None = Field(
+        default=None, description="file:// folder within the import roots that holds files/pXX/…/sSTUDY.txt; uri without it."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.trainer.dataset_spec import FOLDER_PATTERN
 from shared.http.bodies import StrictSpec
 
 
@@ -15,4 +16,5 @@ class ImportSpec(StrictSpec):
         min_length=1,
         max_length=4096,
         description="file:// folder within the import roots, in the layout of Stable Diffusion 1.x or 2.x, safetensors only.",
+        json_schema_extra=FOLDER_PATTERN,
     )

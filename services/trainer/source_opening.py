@@ -61,10 +61,14 @@ def source_folder(spec: DatasetSpec, settings: Settings) -> Path:
 
 def folder_of(uri: str, field: str, settings: Settings) -> Path:
     """The folder of a file:// URI, symlinks followed; ForbiddenError, which names `field`, when it lies outside the import roots."""
-    parts = urlsplit(uri)
+    refusal = InvalidRequestError(f"{field} must be file:// with an absolute path", field=field)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets that hold no address
+        raise refusal from error
     path = unquote(parts.path)
     if parts.scheme != "file" or parts.netloc not in {"", "localhost"} or not path.startswith("/") or "\0" in path:
-        raise InvalidRequestError(f"{field} must be file:// with an absolute path", field=field)
+        raise refusal
     folder = Path(path).resolve()
     if not any(folder.is_relative_to(root) for root in settings.import_folders):
         raise ForbiddenError(f"{field} lies outside the folders that data may be imported from (LETHE_IMPORT_ROOTS)")

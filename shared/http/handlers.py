@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, compile_path
 
 from shared.errors import LetheError, UnavailableError
 from shared.http.problem_metrics import count_problem
@@ -105,8 +105,13 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
 
 
 def _allowed_methods(request: Request) -> str:
-    """The methods of all routes with this path; Starlette names those of the first one only."""
-    routes = request.app.routes
+    """The methods of all routes with this path; Starlette names those of the first one only. A path written out is no other's `{id}`."""
+    path = request.scope["path"]
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    matching = [template for template in paths if compile_path(template)[0].fullmatch(path)]
+    if matching:
+        return ", ".join(sorted(method.upper() for method in paths[min(matching, key=lambda template: template.count("{"))]))
+    routes = request.app.routes  # those outside the schema
     return ", ".join(
         method for method in _METHODS if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
     )

@@ -33,6 +33,12 @@ JobId = Annotated[str, Path(min_length=1, max_length=64, description="The id tha
 
 # When a caller that polls should ask for the first time.
 _RETRY_AFTER_SECONDS: Final = 1
+# One event of a stream.
+_EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"enum": ["state", "progress", "end"]}, "data": {"type": "string"}},
+    "required": ["id", "event", "data"],
+}
 _RESUMABLE: Final[dict[str, Any]] = {
     "parameters": [
         {
@@ -225,7 +231,7 @@ def _add_events(router: APIRouter, *, noun: str, kind: str, state_type: type[Sta
         dependencies=[requires("read")],
         response_class=StreamingResponse,
         responses={
-            200: {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {"description": "Events", "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}}},
             204: {"description": "Nothing follows the event that Last-Event-ID names"},
         },
         openapi_extra=_RESUMABLE,

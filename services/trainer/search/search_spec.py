@@ -186,7 +186,7 @@ class SearchSpec(StrictSpec):
     space: Literal["svdiff", "diffit", "attention", "lora", "auto"] = Field(
         description="Which kind of parameters learns; of attention modules each takes part or not. auto chooses the kind too."
     )
-    learning_rate: Range | dict[SearchedKind, Range] | None = Field(
+    learning_rate: Range | Annotated[dict[SearchedKind, Range], Field(min_length=1)] | None = Field(
         default=None, description="The rates that are tried, for all kinds or by kind; null is 1e-5 to 1e-3."
     )
     ranks: list[Rank] = Field(
