@@ -64,7 +64,7 @@ def list_keys(as_json: Json = False) -> None:
     if as_json:
         print_json([_told(record) for record in found])
         return
-    columns = ("id", "name", "kind", "scopes", "prefix", "expires", "last used", "state")
+    columns = ("id", "name", "scopes", "prefix", "expires", "last used", "state")
     now = datetime.now(UTC)
     print_table("", columns, [_cells(record, secret, now) for record in found for secret in record.secrets])
 
@@ -148,13 +148,14 @@ def _cells(record: KeyRecord, secret: Secret, now: datetime) -> Sequence[str]:
     """One secret of a key as a row."""
     expired = secret.expires is not None and secret.expires <= now
     state = "revoked" if record.revoked else "expired" if expired else "valid"
+    name = f"{record.name} (service)" if record.kind == "service" else record.name
     scopes = " ".join(sorted(record.scopes))
-    return (record.id, record.name, record.kind, scopes, secret.prefix, _day(secret.expires), _day(secret.last_used), state)
+    return (record.id, name, scopes, secret.prefix, _day(secret.expires), _day(secret.last_used), state)
 
 
 def _day(moment: datetime | None) -> str:
-    """A moment for people."""
-    return "never" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+    """A day for people, in UTC."""
+    return "never" if moment is None else f"{moment:%Y-%m-%d}"
 
 
 def _told(record: KeyRecord) -> dict[str, Any]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import REGISTRY
 from starlette.responses import JSONResponse
 
 from shared.access import Caller, current_caller
+from shared.access.key_records import KeyRecords
+from shared.database import Database
 from shared.errors import UnauthenticatedError, UnavailableError
 from shared.http.authentication import Authentication
+from shared.settings import Settings
 
 KEY = Caller(id="key_1", kind="key", scopes=frozenset({"read"}))
 SERVICE = Caller(id="key_2", kind="service", scopes=frozenset({"read"}))
@@ -129,3 +141,66 @@ async def test_principal_that_is_no_id_is_unreadable(principal: str) -> None:
 
 async def test_unread_body_is_not_taken_for_the_next_request() -> None:
     assert (await ask()).headers["Connection"] == "close"
+
+
+@pytest.mark.server
+def test_served_app_lets_in_who_shows_a_key_or_a_token(
+    start_server: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path)
+    with provided() as provider, closing(Database.open(settings)) as database:
+        for name, value in {"AUTH": "on", "OIDC_ISSUER": provider.url, "OIDC_AUDIENCE": "lethe", "OIDC_JWKS_URL": provider.url}.items():
+            monkeypatch.setenv(f"LETHE_{name}", value)
+        with start_server() as server:
+
+            def status(credential: str) -> int:
+                """What the caller of this credential gets."""
+                headers = {"Authorization": f"Bearer {credential}"}
+                return int(server.client.get("/v1/info", headers=headers).status_code)
+
+            records = KeyRecords.of(settings, database)
+            issued = records.create(name="ward a", scopes=["read"], lifetime=None)
+            assert [status(issued.text), status(issued.text), status(issued.text[:-1])] == [200, 200, 401]
+            assert [status(provider.token(300)), status(provider.token(-300))] == [200, 401]
+            assert issued.text not in server.logs()
+
+
+class HttpProvider:
+    """An identity provider behind a URL."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        public = {**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key())), "kid": "ec-1"}
+        answer = json.dumps({"keys": [public]}).encode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_words: object) -> None:
+                """Nothing on stderr."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def token(self, seconds: int) -> str:
+        """A token that ends in so many seconds."""
+        claims = {"iss": self.url, "aud": "lethe", "sub": "dr-grey", "exp": int(time.time()) + seconds}
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": "ec-1"})
+
+
+@contextmanager
+def provided() -> Iterator[HttpProvider]:
+    """The provider while it serves."""
+    provider = HttpProvider()
+    thread = threading.Thread(target=provider.server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield provider
+    finally:
+        provider.server.shutdown()
+        thread.join()
+        provider.server.server_close()
