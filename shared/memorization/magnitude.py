@@ -18,6 +18,7 @@ from shared.diffusion.denoise import Step, denoise
 from shared.diffusion.guidance import ClassifierFreeGuidance
 from shared.diffusion.model import Conditioning, Model
 from shared.diffusion.noise import draw_noise, image_seed
+from shared.diffusion.out_of_memory import halved_where_needed
 from shared.diffusion.schedulers import make_scheduler
 
 TRAJECTORY_STEPS: Final = 50  # step 0 of a 50-step DDIM run is t = 981, where screening looks
@@ -94,10 +95,10 @@ def screen(
     """
     noise = draw_noise(seeds, model.latent_shape)
     eps_uncond = cache.get(model, seeds)
-    jobs = [(prompt, seed) for prompt in range(len(conditioning)) for seed in range(len(seeds))]
-    parts = []
-    for start in range(0, len(jobs), batch_size):
-        prompt_rows, seed_rows = (list(rows) for rows in zip(*jobs[start : start + batch_size], strict=True))
+
+    def look(rows: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """d at each step of some pairs of prompt and seed."""
+        prompt_rows, seed_rows = (list(each) for each in zip(*rows, strict=True))
         observer = MagnitudeObserver()
         walk = denoise(
             model,
@@ -110,8 +111,11 @@ def screen(
         )
         for _ in islice(walk, steps):
             pass
-        parts.append(observer.magnitudes_TB.T)
-    return torch.cat(parts).reshape(len(conditioning), len(seeds), steps)
+        return list(observer.magnitudes_TB.T)
+
+    pairs = [(prompt, seed) for prompt in range(len(conditioning)) for seed in range(len(seeds))]
+    looks = [each for start in range(0, len(pairs), batch_size) for each in halved_where_needed(look, pairs[start : start + batch_size])]
+    return torch.stack(looks).reshape(len(conditioning), len(seeds), steps)
 
 
 def screening_seeds(seed: int, count: int) -> list[int]:

@@ -144,6 +144,20 @@ def test_large_screening_is_forwarded_in_batches(tiny: Model) -> None:
     assert counts(seen) == (16, 0, 4)
 
 
+def test_screening_that_does_not_fit_is_done_in_halves(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, predict_noise = screened(tiny, PROMPTS, SEEDS), Model.predict_noise
+
+    def cramped(model: Model, x_BCHW: Tensor, *rest: Any) -> Tensor:
+        if len(x_BCHW) > 8:
+            raise torch.OutOfMemoryError
+        return predict_noise(model, x_BCHW, *rest)
+
+    monkeypatch.setattr(Model, "predict_noise", cramped)
+    torch.testing.assert_close(screened(tiny, PROMPTS, SEEDS), whole, rtol=1e-4, atol=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        screened(tiny, PROMPTS, [*SEEDS, 5])
+
+
 def test_cache_computes_only_what_it_does_not_know(tiny: Model) -> None:
     cache = UnconditionalCache()
     cache.get(tiny, [1, 2])
