@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import shutil
+import ssl
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -239,6 +242,8 @@ def test_settings_are_read_by_the_services(overlay: str, monkeypatch: pytest.Mon
     read = Settings()
     assert read.auth == "on"
     assert read.store == "s3"
+    assert 0 < read.quota_images_per_prompt_per_day <= read.quota_images_per_day, "as many images of a prompt as extraction wants"
+    assert read.quota_requests_per_minute > 0
     assert read.tls_certificate == Path("/run/secrets/lethe-tls/tls.crt")
     for service, port in PORTS.items():
         assert urlsplit(getattr(read, f"{service}_url")).port == port
@@ -295,6 +300,23 @@ def test_secrets_of_overlays_are_told_to_who_installs(overlay: str) -> None:
 def test_demo_secrets_are_files_that_settings_read(demo_secrets: dict[str, dict[str, str]]) -> None:
     for name in ("lethe-database", "lethe-store-trainer", "lethe-store-admin"):
         assert set(demo_secrets[name]) <= {f"lethe_{field}" for field in Settings.model_fields}
+
+
+@pytest.mark.parametrize("host", [*SERVICES, "object-store", "trainer.lethe.svc"])
+def test_demo_certificate_is_believed_by_its_authority(host: str, demo_secrets: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    for name, text in demo_secrets["lethe-tls"].items():
+        (tmp_path / name).write_bytes(base64.b64decode(text))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    client = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT  # what newer Pythons do by default
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(to_client, to_server, server_hostname=host), server.wrap_bio(to_server, to_client, server_side=True)]
+    for _ in range(3):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert ends[0].version() == "TLSv1.3"
 
 
 def test_demo_secrets_hold_every_kept_key(demo_secrets: dict[str, dict[str, str]]) -> None:
