@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,7 +14,7 @@ from shared.access.key_records import KeyRecords
 from shared.access.signing_keys import SigningKeys
 from shared.access.tokens import TokenRules, Tokens
 from shared.database import Database
-from shared.errors import UnauthenticatedError
+from shared.errors import UnauthenticatedError, UnavailableError
 from shared.settings import Settings
 from tests.shared.access.conftest import AUDIENCE, ISSUER, Provider
 
@@ -113,6 +114,21 @@ async def test_caller_who_goes_away_does_not_end_the_look_up_of_others(desk: Des
     leaving.cancel()
     assert (await desk.authenticator.caller_of(f"Bearer {issued.text}")).id == issued.id
     assert desk.looked_up == 1
+
+
+async def test_database_that_is_away_is_told_and_asked_again(
+    desk: Desk, records: KeyRecords, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = records.create(name="ward a", scopes=["read"], lifetime=None)
+
+    def away() -> NoReturn:
+        raise UnavailableError("The database does not answer; try again later.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "reading", away)
+        with pytest.raises(UnavailableError):
+            await desk.authenticator.caller_of(f"Bearer {issued.text}")
+    assert (await desk.authenticator.caller_of(f"Bearer {issued.text}")).id == issued.id
 
 
 async def test_opened_by_settings_it_uses_the_installations_own_pepper(database: Database, tmp_path: Path) -> None:
