@@ -44,6 +44,7 @@ _PROBLEM_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
         413: "Body too large",
         415: "Body is not plain JSON",
         422: "Against the schema",
+        429: "More than the quota leaves",
         431: "Head too large",
         500: "A defect, or stored bytes that do not match their digest",
         503: "Saturated, or a dependency is away",
