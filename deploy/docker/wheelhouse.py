@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable
 from importlib.metadata import requires
 from pathlib import Path
@@ -63,33 +64,39 @@ def main() -> None:
 
 def chosen_entries(variant: str, *, extras: Iterable[str] = ()) -> tuple[str, list[str]]:
     """Torch's locked entry, and those of all else that the image needs."""
-    wanted = closure("lethe", extras) | {BUILD_BACKEND}
+    wanted = closure(declared(extras)) | {BUILD_BACKEND}
     torch = locked_entries(LOCKS / "torch.txt")["torch"]
     entries = locked_entries(LOCKS / "lock.txt")
     companions = locked_entries(LOCKS / "torch-cuda.txt") if variant == "cuda" else {}
-    missing = sorted(wanted - {"lethe", "torch"} - set(entries) - set(locked_entries(LOCKS / "torch-cuda.txt")))
+    missing = sorted(wanted - {"torch"} - set(entries) - set(locked_entries(LOCKS / "torch-cuda.txt")))
     if missing:
         raise ValueError(f"requirements/lock.txt lacks {', '.join(missing)}; run make lock.")
     return torch, [*(entry for name, entry in entries.items() if name in wanted), *companions.values()]
 
 
-def closure(name: str, extras: Iterable[str]) -> set[str]:
-    """A distribution and all that it needs on the image's platform, by what is installed here."""
+def declared(extras: Iterable[str]) -> list[str]:
+    """What pyproject.toml says that Lethe needs, with optional parts."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+
+
+def closure(requirements: Iterable[str]) -> set[str]:
+    """What requirements come to on the image's platform, by what is installed here."""
     found: set[tuple[str, str]] = set()
-    open_ends = [(name, extra) for extra in ("", *extras)]
+    open_ends = applying(requirements, extra="")
     while open_ends:
         end = open_ends.pop()
         if end not in found:
             found.add(end)
-            open_ends += needed_by(*end)
-    return {needed for needed, _ in found}
+            open_ends += applying(requires(end[0]) or [], extra=end[1])
+    return {name for name, _ in found}
 
 
-def needed_by(name: str, extra: str) -> list[tuple[str, str]]:
-    """What a distribution, or one of its extras, needs directly."""
-    requirements = [Requirement(line) for line in requires(name) or []]
-    applying = [one for one in requirements if one.marker is None or one.marker.evaluate(MARKERS | {"extra": extra})]
-    return [(canonicalize_name(one.name), wanted) for one in applying for wanted in ("", *one.extras)]
+def applying(requirements: Iterable[str], *, extra: str) -> list[tuple[str, str]]:
+    """Name and extra of each requirement that holds on the image's platform; every distribution also with no extra."""
+    parsed = [Requirement(line) for line in requirements]
+    holding = [one for one in parsed if one.marker is None or one.marker.evaluate(MARKERS | {"extra": extra})]
+    return [(canonicalize_name(one.name), wanted) for one in holding for wanted in ("", *one.extras)]
 
 
 def locked_entries(lock: Path) -> dict[str, str]:
