@@ -129,9 +129,18 @@ def test_containers_have_requests_and_limits(overlay: str) -> None:
 def test_scratch_folders_are_bounded_within_the_limits(overlay: str) -> None:
     for name, template in pod_templates(overlay):
         pod = template["spec"]
-        scratch = [volume["emptyDir"] for volume in pod.get("volumes", []) if "emptyDir" in volume]
-        assert scratch, name
-        assert all("sizeLimit" in folder for folder in scratch), name
+        folders = [volume["emptyDir"] for volume in pod["volumes"] if "emptyDir" in volume]
+        assert folders, name
+        assert all("sizeLimit" in folder for folder in folders), name
+        limits = [container["resources"]["limits"] for container in [*pod.get("initContainers", []), *pod["containers"]]]
+        for resource, medium in (("ephemeral-storage", None), ("memory", "Memory")):
+            taken = sum(size_bytes(folder["sizeLimit"]) for folder in folders if folder.get("medium") == medium)
+            assert taken < sum(size_bytes(limit[resource]) for limit in limits), f"{name} would be evicted before its folders are full"
+
+
+def size_bytes(quantity: str) -> int:
+    """The bytes of a Kubernetes quantity such as 20Gi."""
+    return int(quantity[:-2]) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[quantity[-2:]]
 
 
 @every_rendering
