@@ -13,7 +13,7 @@ import typer
 
 from shared.cli.console import ERRORS, print_facts
 from shared.database import Database
-from shared.errors import UnavailableError
+from shared.errors import InvalidRequestError, UnavailableError
 from shared.http.migrations import migrate as migrate_all
 from shared.settings import Settings, get_settings
 from shared.storage import open_store
@@ -29,7 +29,7 @@ Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a server t
 
 def migrate(wait: Wait = 60) -> None:
     """Bring the tables of LETHE_DATABASE_URL to this version; run it before services of a new version start."""
-    with closing(Database.open(get_settings())) as database:
+    with closing(rightly_set(lambda: Database.open(get_settings()))) as database:
         ran = patiently(lambda: migrate_all(database), timedelta(seconds=wait))
     print_facts({f"tables of {name}": f"{steps} steps" if steps else "up to date" for name, steps in ran.items()})
 
@@ -50,19 +50,27 @@ def bootstrap(
     """Make buckets, policies and tables, with an operator's credentials; what is there already is left or renewed."""
     settings = get_settings()
     principals = read_principals(principal or [])
+    grants = {settings.s3_bucket: bucket_policy(policies, principals, bucket=settings.s3_bucket)} if principals else {}
+    if principals and settings.audit_bucket:
+        grants[settings.audit_bucket] = bucket_policy(policies, principals, bucket=settings.audit_bucket, is_audit=True)
     patience = timedelta(seconds=wait)
     if settings.store == "s3":
-        with closing(open_buckets(settings)) as buckets:
+        with closing(rightly_set(lambda: open_buckets(settings))) as buckets:
             patiently(lambda: _prepare_buckets(buckets, settings, audit_retention_days), patience)
-            if principals:
-                buckets.grant(settings.s3_bucket, bucket_policy(policies, principals, bucket=settings.s3_bucket))
-                if settings.audit_bucket:
-                    granted = bucket_policy(policies, principals, bucket=settings.audit_bucket, is_audit=True)
-                    buckets.grant(settings.audit_bucket, granted)
-                print_facts({"policy": f"granted to {', '.join(sorted(principals))}"})
+            for bucket, policy in grants.items():
+                buckets.grant(bucket, policy)
+                print_facts({f"{bucket}: policy": f"granted to {', '.join(sorted(principals))}"})
     found = patiently(lambda: _probe(settings), patience)
     print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})
     migrate(wait)
+
+
+def rightly_set(open_it: Callable[[], AnswerT]) -> AnswerT:
+    """What the settings name; what is wrong with them is told in their own sentence."""
+    try:
+        return open_it()
+    except ValueError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def read_principals(given: Sequence[str]) -> Mapping[str, str]:

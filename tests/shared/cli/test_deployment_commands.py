@@ -70,6 +70,27 @@ def test_bootstrap_of_a_folder_and_a_file_needs_nothing(lethe: Lethe, tmp_path: 
     assert (tmp_path / "var" / "lethe.db").is_file()
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"LETHE_DATABASE_URL": "mysql://u:open-sesame@h/d"}, "LETHE_DATABASE_URL names 'mysql'"),
+        ({"LETHE_STORE": "s3", "LETHE_S3_ENDPOINT": ""}, "LETHE_STORE=s3 needs LETHE_S3_ENDPOINT"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(lethe: Lethe, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], told: str) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert lethe("bootstrap") == 2
+    assert told in lethe.err
+    assert "open-sesame" not in lethe.err
+
+
+def test_policy_that_cannot_be_read_is_told_before_anything_is_made(lethe: Lethe, tmp_path: Path) -> None:
+    assert lethe("bootstrap", "--policies", str(tmp_path / "none"), "--principal", "trainer=arn:aws:iam:::user/t") == 2
+    assert "cannot be read" in lethe.err
+    assert not (tmp_path / "var").exists()
+
+
 @pytest.mark.parametrize("given", ["trainer", "=arn", "trainer="])
 def test_principal_without_service_or_name_is_wrongly_asked(lethe: Lethe, given: str) -> None:
     assert lethe("bootstrap", "--principal", given) == 2
