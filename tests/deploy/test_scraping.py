@@ -28,6 +28,7 @@ from shared.access.key_records import KeyRecords
 from shared.cli.supervisor import SERVICES, Supervisor, free_ports
 from shared.database import Database
 from shared.http.migrations import migrate
+from shared.http.problems import PROBLEM_KINDS
 from tests.deploy.test_grafana import PANELS
 from tests.deploy.test_metrics import PAGE
 from tests.deploy.test_prometheus import ALERTS, FOLDER
@@ -50,6 +51,8 @@ OF_TARGETS = {"up", "scrape_duration_seconds", "scrape_samples_post_metric_relab
 NEED_A_DEVICE = {"lethe_gpu_memory_bytes"}
 # Panels that show something only where something is wrong, or that need a device.
 EMPTY_WHERE_ALL_IS_WELL = {"What the store lacks", "Memory of the device"}
+# Labels whose values are not on the page one by one: numbers, and what is on other pages.
+OPEN_ENDED = {"__name__", "code", "le", "problem", "revision", "route", "slot", "version"}
 ID = re.compile(r"(?<![a-z])(ds|mdl|gal|cal|gen|job|key)_[0-9a-z]{6,}|[0-9a-f]{16,}")
 
 
@@ -159,7 +162,7 @@ def calibration(house: House) -> dict[str, Any]:
 def train_and_lose_the_process(house: House) -> None:
     """A training whose process is killed once it has a checkpoint."""
     stocked = house.home.stocked
-    body = {"name": MARKER, "dataset": stocked.dataset.id, "base": stocked.model.id, "steps": 100, "batch_size": 4, "checkpoint_every": 10}
+    body = {"name": MARKER, "dataset": stocked.dataset.id, "base": stocked.model.id, "steps": 300, "batch_size": 4, "checkpoint_every": 20}
     path = house.begin("trainer", "training-jobs", body)
     house.wait(lambda: "checkpoint_step" in (house.send("trainer", path).json()["progress"].get("values") or {}), "a checkpoint")
     trainer = next(service for service in house.supervisor.services if service.name == "trainer")
@@ -278,6 +281,22 @@ def test_no_label_tells_a_prompt_an_id_or_anything_unbounded(house: House) -> No
     assert [value for value in every if MARKER in value.lower() or ID.search(value)] == []
     assert [value for value in every if len(value) > 64] == []
     assert {place: len(found) for place, found in values.items() if len(found) > 40} == {}
+
+
+def test_labels_take_documented_values_alone(house: House) -> None:
+    documented: dict[str, set[str]] = {}
+    for labels, values in re.findall(r"^\| (.*?) \| (.*) \|$", PAGE.partition("## Labels")[2], flags=re.MULTILINE):
+        for label in re.findall(r"`(\w+)`", labels):
+            documented.setdefault(label, set()).update(re.findall(r"`([\w-]+)`", values))
+    undocumented = {
+        (label, value)
+        for series in house.prometheus.series()
+        if series["__name__"].startswith("lethe_")
+        for label, value in series.items()
+        if label not in OPEN_ENDED | TARGET_LABELS and value not in documented[label]
+    }
+    assert undocumented == set()
+    assert set(house.prometheus.get("label/problem/values")) == set(PROBLEM_KINDS)
 
 
 def test_routes_are_templates_of_the_contract(house: House) -> None:
