@@ -4,57 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from shared.telemetry import bound_context, bound_span, current_span_id, exporting, new_trace_id, span, span_id_of, trace_id_of, traceparent
 
+if TYPE_CHECKING:
+    from tests.fixtures.collector import Collector
+
 CANARY = "a prompt that is nobody's business"
-
-
-class Collector:
-    """An OpenTelemetry collector that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        bodies = self.bodies
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_arguments: Any) -> None:
-                """Say nothing."""
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def spans(self) -> list[Any]:
-        """All spans that came."""
-        requests = [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
-        return [one for request in requests for resource in request.resource_spans for scope in resource.scope_spans for one in scope.spans]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    opened = Collector()
-    yield opened
-    opened.close()
 
 
 def test_spans_reach_the_collector_within_the_callers_trace(collector: Collector) -> None:
