@@ -24,9 +24,10 @@ def prefix_of(key: str) -> str | None:
     return shape.group(1) if shape else None
 
 
-def hash_of(key: str, *, pepper: bytes) -> bytes:
-    """What is kept of a key: who reads the table without the installation's own `pepper` can neither use nor test a key.
+def hash_of(key: str, *, pepper: bytes, grants: str = "") -> bytes:
+    """What is kept of a key, with what it grants.
 
-    A slow hash would protect nothing: nobody guesses 256 random bits.
+    Without the installation's own `pepper`, who reads the table can neither use nor test a key, and who writes to it can make none
+    grant more. A slow hash would protect nothing else: nobody guesses 256 random bits.
     """
-    return hmac.digest(pepper, key.encode("ascii"), hashlib.sha256)
+    return hmac.digest(pepper, f"{key} {grants}".encode("ascii"), hashlib.sha256)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import Connection, Row, insert, or_, select, update
 
@@ -74,7 +75,7 @@ class KeyRecords:
         return cls(database, pepper=kept_key(settings.keys_folder / PEPPER_FILE), witness=witness)
 
     def hash_of(self, key: str) -> bytes:
-        """What this installation keeps of a key."""
+        """By what a key is remembered in memory."""
         return hash_of(key, pepper=self._pepper)
 
     def create(self, *, name: str, scopes: Sequence[Scope], kind: KeyKind = "key", lifetime: timedelta | None) -> IssuedKey:
@@ -87,7 +88,7 @@ class KeyRecords:
             connection.execute(
                 insert(KEYS).values(id=issued.id, name=name, kind=kind, scopes=sorted(set(scopes)), created=now, revoked=None)
             )
-            self._add_secret(connection, issued, now=now, lifetime=lifetime)
+            self._add_secret(connection, issued, grants=_grants(issued.id, kind, scopes), now=now, lifetime=lifetime)
             self._witness(connection, "create", issued.id)
         return issued
 
@@ -104,18 +105,19 @@ class KeyRecords:
         now = datetime.now(UTC)
         ends = now + overlap
         with self._database.writing() as connection:
-            if _revoked(connection, key_id) is not None:
+            row = _row(connection, key_id)
+            if row.revoked is not None:
                 raise ConflictError(f"{key_id} is revoked; create another key instead.")
             older = (SECRETS.c.key_id == key_id) & or_(SECRETS.c.expires.is_(None), SECRETS.c.expires > ends)
             connection.execute(update(SECRETS).where(older).values(expires=ends))
-            self._add_secret(connection, issued, now=now, lifetime=lifetime)
+            self._add_secret(connection, issued, grants=_grants(row.id, row.kind, row.scopes), now=now, lifetime=lifetime)
             self._witness(connection, "rotate", key_id)
         return issued
 
     def revoke(self, key_id: str) -> None:
         """End a key with all its secrets; again is harmless."""
         with self._database.writing() as connection:
-            _revoked(connection, key_id)
+            _row(connection, key_id)
             unrevoked = (KEYS.c.id == key_id) & KEYS.c.revoked.is_(None)
             connection.execute(update(KEYS).where(unrevoked).values(revoked=datetime.now(UTC)))
             self._witness(connection, "revoke", key_id)
@@ -128,7 +130,8 @@ class KeyRecords:
             raise UnauthenticatedError("The credential is neither an API key of Lethe nor a token.", reason="malformed")
         with self._database.reading() as connection:
             row = connection.execute(select(SECRETS, KEYS).join_from(SECRETS, KEYS).where(SECRETS.c.prefix == prefix)).mappings().first()
-        shown = hash_of(key, pepper=self._pepper)
+        grants = _grants(row[KEYS.c.id], row[KEYS.c.kind], row[KEYS.c.scopes]) if row else ""
+        shown = hash_of(key, pepper=self._pepper, grants=grants)
         # Compared also where there is no row, so that the time tells nothing of prefixes.
         if not hmac.compare_digest(row[SECRETS.c.hash] if row else bytes(32), shown) or row is None:
             raise UnauthenticatedError("The API key is not known here.", reason="unknown")
@@ -140,13 +143,13 @@ class KeyRecords:
         self._note_use(prefix, last_used=row[SECRETS.c.last_used], now=moment)
         return Caller(id=row[KEYS.c.id], kind=row[KEYS.c.kind], scopes=EVERY_SCOPE & frozenset(row[KEYS.c.scopes]))
 
-    def _add_secret(self, connection: Connection, issued: IssuedKey, *, now: datetime, lifetime: timedelta | None) -> None:
+    def _add_secret(self, connection: Connection, issued: IssuedKey, *, grants: str, now: datetime, lifetime: timedelta | None) -> None:
         """Keep the hash of a secret that was just made."""
         connection.execute(
             insert(SECRETS).values(
                 prefix=prefix_of(issued.text),
                 key_id=issued.id,
-                hash=hash_of(issued.text, pepper=self._pepper),
+                hash=hash_of(issued.text, pepper=self._pepper, grants=grants),
                 created=now,
                 expires=None if lifetime is None else now + lifetime,
                 last_used=None,
@@ -165,12 +168,17 @@ def _nobody_watches(_connection: Connection, _verb: str, _key_id: str) -> None:
     """The witness where there is none."""
 
 
-def _revoked(connection: Connection, key_id: str) -> datetime | None:
-    """When a key was revoked; NotFoundError where there is none of this id."""
-    row = connection.execute(select(KEYS.c.revoked).where(KEYS.c.id == key_id)).first()
+def _grants(key_id: str, kind: str, scopes: Sequence[str]) -> str:
+    """What a key is and allows, as it goes into the hashes of its secrets."""
+    return json.dumps([key_id, kind, sorted(set(scopes))])
+
+
+def _row(connection: Connection, key_id: str) -> Row[Any]:
+    """A key's row; NotFoundError where there is none of this id."""
+    row = connection.execute(select(KEYS).where(KEYS.c.id == key_id)).first()
     if row is None:
         raise NotFoundError(f"There is no key {key_id!r}; 'lethe key list' shows them.")
-    return cast("datetime | None", row.revoked)
+    return row
 
 
 def _record(key: Row[Any], rows: Sequence[Row[Any]]) -> KeyRecord:

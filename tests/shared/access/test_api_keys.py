@@ -33,9 +33,9 @@ def test_other_text_has_no_prefix(text: str) -> None:
     assert prefix_of(text) is None
 
 
-def test_hash_depends_on_key_and_pepper() -> None:
+def test_hash_depends_on_key_pepper_and_grants() -> None:
     key, other = fresh_key(), fresh_key()
-    hashes = {hash_of(key, pepper=b"a"), hash_of(key, pepper=b"b"), hash_of(other, pepper=b"a")}
-    assert len(hashes) == 3
+    hashes = {hash_of(key, pepper=b"a"), hash_of(key, pepper=b"b"), hash_of(other, pepper=b"a"), hash_of(key, pepper=b"a", grants="more")}
+    assert len(hashes) == 4
     assert {len(kept) for kept in hashes} == {32}
     assert hash_of(key, pepper=b"a") in hashes

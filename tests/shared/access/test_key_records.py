@@ -43,6 +43,25 @@ def test_database_holds_neither_keys_nor_what_tests_them(records: KeyRecords, da
     assert refusal(KeyRecords(database, pepper=b"q" * 32), issued.text) == "unknown"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        """UPDATE access_keys SET scopes = '["admin", "read"]' WHERE name = 'ward a'""",
+        "UPDATE access_keys SET kind = 'service' WHERE name = 'ward a'",
+        "UPDATE access_key_secrets SET key_id = (SELECT id FROM access_keys WHERE name = 'operator')",
+    ],
+    ids=["scopes", "kind", "key"],
+)
+def test_who_writes_to_the_database_can_make_no_key_grant_more(records: KeyRecords, database: Database, change: str) -> None:
+    records.create(name="operator", scopes=["admin"], lifetime=DAY)
+    issued = records.create(name="ward a", scopes=["read"], lifetime=DAY)
+    rotated = records.rotate(issued.id, lifetime=DAY, overlap=DAY)
+    assert records.caller_of(rotated.text) == records.caller_of(issued.text)
+    with database.writing() as connection:
+        connection.execute(text(change))
+    assert [refusal(records, key.text) for key in (issued, rotated)] == ["unknown", "unknown"]
+
+
 def test_unknown_key_is_refused(records: KeyRecords) -> None:
     issued = records.create(name="ward a", scopes=["read"], lifetime=DAY)
     assert refusal(records, "lethe_000000000000_" + "A" * 43) == "unknown"
