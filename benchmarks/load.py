@@ -181,10 +181,10 @@ def _figures(
             bare_seconds += [bare.seconds() for _ in range(3)][1:]
     alone = spread([seen.per_second for seen in rounds[ALONE]])
     rows = []
-    for way, seen in rounds.items():
-        rate = spread([each.per_second for each in seen])
+    for way, all_seen in rounds.items():
+        rate = spread([seen.per_second for seen in all_seen])
         row = facts | {"callers": callers, "served": way, "per_second": rate, "of_alone": rate["median"] / alone["median"]}
-        row |= {"seconds": percentiles([latency for each in seen for latency in each.latencies])}
+        row |= {"seconds": percentiles([latency for seen in all_seen for latency in seen.latencies])}
         if bare is not None:
             took = spread(bare_seconds)
             row |= {"bare_seconds": took, "of_bare": bare.prompts / rate["median"] / took["median"]}

@@ -27,7 +27,7 @@ async def test_detector_whose_store_is_away_is_not_ready(detector: Detector, mon
     def refuse(_catalog: Catalog) -> None:
         raise UnavailableError("the store does not answer")
 
-    monkeypatch.setattr(Catalog, "ping", refuse)
+    monkeypatch.setattr(Catalog, "check", refuse)
     response = await detector.client.get("/readyz")
     assert (response.status_code, response.json()["reasons"]) == (503, ["the store does not answer"])
 
