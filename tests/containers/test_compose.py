@@ -26,6 +26,8 @@ SERVICES = ("trainer", "sampler", "detector", "mitigator")
 NEIGHBOURS = ("store", "database", "prometheus")
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 300
+# A drawing that takes many times as long as the pause before its service is killed.
+LONG = {"prompts": [f"chest film {number}" for number in range(8)], "images_per_prompt": 16, "steps": 200}
 
 
 class System:
@@ -258,12 +260,12 @@ def test_whole_job_outlives_the_kill_of_each_container(system: System) -> None:
     request = {"model": model, "prompts": [prompt], "images_per_prompt": 2, "steps": 10, "guidance_scale": 2.0, "seed": 3}
     drawn = system.post("sampler", "/v1/generations", request | {"output": "stored"})
     assert drawn.status_code == 200, drawn.text
-    kill_in_the_middle(system, "sampler", request | {"steps": 500, "images_per_prompt": 16})
+    kill_in_the_middle(system, "sampler", request | LONG)
     again = system.post("sampler", "/v1/generations", request)
     assert digests(again) == digests(drawn)
 
     # The mitigator in the middle of a mitigation; and without its judge it releases nothing.
-    kill_in_the_middle(system, "mitigator", request | {"steps": 200, "images_per_prompt": 8})
+    kill_in_the_middle(system, "mitigator", request | LONG)
     mitigated = system.post("mitigator", "/v1/generations", request)
     assert mitigated.status_code in {200, 409}, mitigated.text
     assert mitigated.status_code == 200 or mitigated.json()["type"].endswith(":mitigation-insufficient")
