@@ -141,7 +141,23 @@ def _openapi_of(app: FastAPI, guarded: Sequence[tuple[APIRoute, Requirement]]) -
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             components |= problem.pop("$defs", {}) | {"Problem": problem}
             declare_access(schema, guarded)
+            _require_tags(schema, components)
             app.openapi_schema = schema
         return app.openapi_schema
 
     return openapi
+
+
+def _require_tags(schema: Any, components: dict[str, Any]) -> None:
+    """Say that what tells the parts of a union apart must be there: a default hides that, and makes none of them the right one."""
+    if isinstance(schema, list):
+        for inner in schema:
+            _require_tags(inner, components)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(tag := schema.get("discriminator"), dict) and "mapping" in tag:
+        for reference in tag["mapping"].values():
+            part = components[reference.rpartition("/")[2]]
+            part["required"] = sorted({*part.get("required", ()), tag["propertyName"]})
+    for inner in list(schema.values()):
+        _require_tags(inner, components)
