@@ -60,12 +60,12 @@ def python_component(distribution: Distribution, hashes: dict[tuple[str, str], s
 def licence_of(distribution: Distribution) -> str | None:
     """The licence as the distribution's metadata tells it: an expression, a classifier, or one short line."""
     metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    if expressions := metadata.get_all("License-Expression"):
+        return str(expressions[0])
     classifiers = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if line.startswith("License :: ")]
     if classifiers:
         return " AND ".join(classifiers)
-    line = str(metadata.get("License") or "").strip()
+    line = str((metadata.get_all("License") or [""])[0]).strip()
     # Some distributions put the whole text there.
     return line if line and "\n" not in line else None
 
