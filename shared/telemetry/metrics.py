@@ -19,5 +19,5 @@ def lethe_version() -> str:
 
 def publish_build_info(*, revision: str = "unknown") -> None:
     """Set `lethe_build_info` for this process, and leave out when each series began, which Prometheus would keep as series of its own."""
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client annotates all but this
     BUILD_INFO.labels(version=lethe_version(), revision=revision).set(1)
