@@ -52,6 +52,17 @@ async def test_same_request_gives_the_same_images(sampler: httpx.AsyncClient, st
     assert first == second
 
 
+async def test_repeated_key_gives_the_first_answer_without_drawing_again(sampler: httpx.AsyncClient, stocked_home: StockedHome) -> None:
+    sampler.headers["Idempotency-Key"] = "k1"
+    first, again = [await generate(sampler, stocked_home) for _ in range(2)]
+    assert first.content == again.content
+    assert first.json()["id"].startswith("gen_")
+    reused = await generate(sampler, stocked_home, seed=1)
+    assert (reused.status_code, reused.json()["type"]) == (409, "urn:lethe:problem:idempotency-key-reused")
+    del sampler.headers["Idempotency-Key"]
+    assert (await generate(sampler, stocked_home)).json()["id"] != first.json()["id"]
+
+
 async def test_stored_images_are_read_where_the_answer_says(sampler: httpx.AsyncClient, stocked_home: StockedHome) -> None:
     inline = (await generate(sampler, stocked_home)).json()["images"]
     stored = (await generate(sampler, stocked_home, output="stored")).json()
