@@ -67,7 +67,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     load = QUICK if options.quick else Load()
-    prompts = phantom_films(200, options.seed).prompts
+    prompts = phantom_films(60, options.seed).prompts
     model = random_model(prompts, options.seed)
     with tempfile.TemporaryDirectory() as folder:
         home = Home.make(Path(folder), model, options.seed)

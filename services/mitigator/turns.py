@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from shared.diffusion.batching import WAITING
 from shared.errors import SaturatedError
 
 AT_ONCE: Final = 8  # requests that share passes; more would only make all of them end late
@@ -34,7 +35,11 @@ class Turns:
             raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
         self._admitted += 1
         try:
-            async with self._room:
+            with WAITING.track_inprogress():
+                await self._room.acquire()
+            try:
                 yield
+            finally:
+                self._room.release()
         finally:
             self._admitted -= 1

@@ -22,7 +22,7 @@ MAX_BATCH: Final = 32  # beyond this a forward pass gets no faster per item on C
 MAX_WAITING: Final = 64  # refusing early keeps the wait of those already queued bearable
 GATHERING_SECONDS: Final = 0.002  # what a lone request waits for company; a forward pass takes longer
 
-WAITING = Gauge("lethe_requests_waiting", "Requests that wait for a batch or for what it answers.")
+WAITING = Gauge("lethe_requests_waiting", "Requests that wait for their turn, for a batch, or for what it answers.")
 
 
 async def _at_once() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.mitigator.turns import Turns
 from shared.errors import SaturatedError
 
 
+def waiting() -> float:
+    return REGISTRY.get_sample_value("lethe_requests_waiting") or 0.0
+
+
 async def test_turns_are_taken_in_order_so_many_at_once_and_the_next_is_refused() -> None:
-    turns, go = Turns(at_once=2, max_waiting=1), asyncio.Event()
+    turns, go, before = Turns(at_once=2, max_waiting=1), asyncio.Event(), waiting()
     begun: list[int] = []
 
     async def take(number: int) -> None:
@@ -22,12 +27,14 @@ async def test_turns_are_taken_in_order_so_many_at_once_and_the_next_is_refused(
     first, second, third = (asyncio.create_task(take(number)) for number in range(3))
     await asyncio.sleep(0.01)
     assert begun == [0, 1]
+    assert waiting() == before + 1
     assert turns.is_saturated
     with pytest.raises(SaturatedError, match="1 requests wait already"):
         await take(3)
     go.set()
     await asyncio.gather(first, second, third)
     assert begun == [0, 1, 2]
+    assert waiting() == before
     assert not turns.is_saturated
 
 

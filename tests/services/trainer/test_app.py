@@ -29,10 +29,11 @@ async def test_scrape_tells_how_often_trainings_are_to_be_kept(trainer: Trainer)
 
 
 async def test_trainer_whose_store_is_away_is_not_ready(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_catalog: Catalog) -> None:
+    def refuse(_catalog: Catalog, *, writes: bool) -> None:
+        assert writes
         raise UnavailableError("the store does not answer")
 
-    monkeypatch.setattr(Catalog, "ping", refuse)
+    monkeypatch.setattr(Catalog, "check", refuse)
     response = await trainer.client.get("/readyz")
     assert (response.status_code, response.json()["reasons"]) == (503, ["the store does not answer"])
 
