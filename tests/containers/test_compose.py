@@ -151,7 +151,8 @@ def test_images_are_small_share_their_layers_and_hold_no_tools(engine: DockerEng
     with capsys.disabled():
         for target, image in images.items():
             sys.stdout.write(f"\n{image_name(target, 'cpu')}: {image['Size'] / 1e6:.0f} MB, of which the base image {base / 1e6:.0f} MB")
-    assert len({tuple(image["RootFS"]["Layers"]) for image in images.values()}) == 1
+    # All but the last layer, Lethe's own code, which somebody may be editing between two builds.
+    assert len({tuple(image["RootFS"]["Layers"][:-1]) for image in images.values()}) == 1
     assert {image["Config"]["User"] for image in images.values()} == {"10001:10001"}
     assert all(images[service]["Config"]["Healthcheck"]["Test"][0] == "CMD" for service in SERVICES)
     searches = "command -v gcc cc pip pip3 curl; find / -xdev -name '*.safetensors' -o -name '*.a'"
