@@ -63,6 +63,9 @@ class DockerEngine:
         if running:
             self.run("kill", *running)
         self._process.stop()
+        # The engine leaves its own network namespace mounted, which would keep the folder.
+        for mount in self.folder.glob("state/netns/*"):
+            run(["umount", "--lazy", str(mount)])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *arguments: str) -> str:
