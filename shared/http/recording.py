@@ -82,7 +82,7 @@ class RequestRecord:
             await asyncio.to_thread(self._ledger.quotas.charge_request, caller)
 
     def about(self, resources: Mapping[str, str], *, prompts: Sequence[str] = (), images: int = 0) -> None:
-        """Tell what the caller's words concern: of prompts only their marks are kept, of resources only what looks like an id of Lethe's."""
+        """Tell what the caller's words concern: of prompts only their marks are kept, of ids only what looks like an id of Lethe's."""
         self._prompts = prompts or self._prompts
         self._images = images or self._images
         self._resources |= {name: value for name, value in resources.items() if _ID.fullmatch(value)}
