@@ -120,7 +120,9 @@ def test_no_import_root_allows_no_folder(house: House) -> None:
         source_folder(spec, Settings(home=house.home))
 
 
-@pytest.mark.parametrize("uri", ["/data", "s3://bucket/x", "file://host/data", "file:data", "file:///a%00b", "http://localhost/data", "file://[x/data"])
+@pytest.mark.parametrize(
+    "uri", ["/data", "s3://bucket/x", "file://host/data", "file:data", "file:///a%00b", "http://localhost/data", "file://[x/data"]
+)
 def test_other_uri_is_refused(house: House, uri: str) -> None:
     spec = DatasetSpec.model_validate(PHANTOM | {"source": {"format": "chexpert", "uri": uri}})
     with pytest.raises(InvalidRequestError, match=r"source\.uri must be file://"):
