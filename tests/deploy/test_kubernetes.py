@@ -453,6 +453,24 @@ def test_peers_inside_the_namespace_are_pods_that_exist(overlay: str) -> None:
 
 
 @every_rendering
+def test_peers_in_other_namespaces_are_not_asked_for_lethes_label(overlay: str) -> None:
+    for policy in of_kind(overlay, "NetworkPolicy"):
+        for rule in [*policy["spec"].get("ingress", []), *policy["spec"].get("egress", [])]:
+            outside = [peer for peer in rule.get("to", rule.get("from")) if "namespaceSelector" in peer]
+            assert all("app.kubernetes.io/part-of" not in str(peer) for peer in outside), policy["metadata"]["name"]
+
+
+@every_rendering
+def test_selectors_take_the_pods_of_their_own(overlay: str) -> None:
+    for kind in ("Deployment", "StatefulSet", "PodDisruptionBudget", "Service"):
+        for resource in of_kind(overlay, kind):
+            name, selector = resource["metadata"]["name"], resource["spec"]["selector"]
+            selector = {"matchLabels": selector} if kind == "Service" else selector
+            chosen = [of for of, template in pod_templates(overlay) if selects(selector, template["metadata"]["labels"])]
+            assert [of.partition("/")[2] for of in chosen] == [name], f"{kind}/{name}"
+
+
+@every_rendering
 @pytest.mark.parametrize("service", SERVICES)
 def test_ports_match_from_setting_to_pod(overlay: str, service: str) -> None:
     (settings,) = of_kind(overlay, "ConfigMap")
