@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import secrets
 import shlex
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 DATABASE = "postgresql://lethe:{password}@database:5432/lethe"
 # The operator's key stays with the operator; no container gets it.
@@ -27,15 +30,26 @@ def main() -> None:
     """Bring everything up, and wait until nothing is left to be started."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compose", default="docker compose", help="the Compose command with its options")
-    parser.add_argument("--secrets", type=Path, default=Path("deploy/secrets"), help="folder of the secrets")
+    parser.add_argument("--secrets", type=Path, help="folder of the secrets; SECRETS_FOLDER unless named")
     parser.add_argument("services", nargs="*", help="services to start; all when none is named")
     arguments = parser.parse_args()
     compose = shlex.split(arguments.compose)
-    make_secrets(arguments.secrets)
+    folder = arguments.secrets or Path(variable("SECRETS_FOLDER", "deploy/secrets"))
+    make_secrets(folder)
+    # Docker would make it too, as root.
+    Path(variable("DATA_FOLDER", "var/data")).mkdir(parents=True, exist_ok=True)
     subprocess.run([*compose, "run", "--rm", "bootstrap"], check=True)
     for name, options in KEYS.items():
-        issue_key(compose, arguments.secrets / name, options)
+        issue_key(compose, folder / name, options)
     subprocess.run([*compose, "up", "--detach", *arguments.services], check=True)
+
+
+def variable(name: str, default: str) -> str:
+    """What Compose puts in place of a variable: the environment's value, else that of .env; an empty one is none."""
+    settings = Path(".env")
+    lines = settings.read_text(encoding="utf-8") if settings.exists() else ""
+    told = re.findall(rf"^(?:export\s+)?{name}\s*=(.*)$", lines, flags=re.MULTILINE)
+    return os.environ.get(name, "".join(shlex.split(told[-1], comments=True)) if told else "") or default
 
 
 def make_secrets(folder: Path) -> None:
@@ -43,7 +57,9 @@ def make_secrets(folder: Path) -> None:
     # The folder is closed to others; the files are open to all, since each container reads them as a user of its own.
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep(folder / "database_password", secrets.token_hex(24))
-    keep(folder / "lethe_database_url", DATABASE.format(password=(folder / "database_password").read_text(encoding="ascii")))
+    # An operator's own may hold anything, and end with the line that PostgreSQL's image takes away.
+    password = (folder / "database_password").read_text(encoding="utf-8").rstrip("\n")
+    keep(folder / "lethe_database_url", DATABASE.format(password=quote(password, safe="")))
     keep(folder / "lethe_s3_access_key", f"lethe-{secrets.token_hex(6)}")
     keep(folder / "lethe_s3_secret_key", secrets.token_hex(24))
     keep(folder / "grafana_password", secrets.token_hex(12))

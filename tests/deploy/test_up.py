@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from deploy.compose import up
 
@@ -26,6 +27,9 @@ if "create" in sys.argv:
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the stand-in for Compose notes what it is asked."""
     notes = tmp_path / "notes"
+    monkeypatch.chdir(tmp_path)
+    for name in ("SECRETS_FOLDER", "DATA_FOLDER"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "compose.py").write_text(COMPOSE)
     command = f"{sys.executable} {tmp_path / 'compose.py'} {notes}"
     monkeypatch.setattr(sys, "argv", ["up.py", "--compose", command, "--secrets", str(tmp_path / "secrets"), "trainer"])
@@ -53,6 +57,36 @@ def test_secret_that_is_there_stays(tmp_path: Path) -> None:
     up.make_secrets(tmp_path)
     assert (tmp_path / "database_password").read_text() == "of-the-hospital"
     assert ":of-the-hospital@" in (tmp_path / "lethe_database_url").read_text()
+
+
+@pytest.mark.parametrize("password", ["s3cr/et@ward:1?", "100%25", "Prüfung 7"])
+def test_password_of_any_letters_is_the_one_that_the_url_gives(tmp_path: Path, password: str) -> None:
+    (tmp_path / "database_password").write_text(password + "\n", encoding="utf-8")
+    up.make_secrets(tmp_path)
+    url = make_url((tmp_path / "lethe_database_url").read_text())
+    assert (url.password, url.host, url.database) == (password, "database", "lethe")
+
+
+@pytest.mark.parametrize("line", ["SECRETS_FOLDER=elsewhere", "SECRETS_FOLDER='elsewhere'  # ours", "A=b\nSECRETS_FOLDER = elsewhere\nC=d"])
+def test_secrets_lie_where_compose_looks_for_them(notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv[:3])
+    (tmp_path / ".env").write_text(line + "\n")
+    up.main()
+    assert (tmp_path / "elsewhere" / "database_password").exists()
+    monkeypatch.setenv("SECRETS_FOLDER", str(tmp_path / "shell"))
+    up.main()
+    assert (tmp_path / "shell" / "database_password").exists()
+    monkeypatch.setenv("SECRETS_FOLDER", "")
+    up.main()
+    assert (tmp_path / "deploy" / "secrets" / "database_password").exists()
+    assert asked(notes)[-1] == ["up", "--detach"]
+
+
+def test_folder_of_data_is_the_operators(notes: Path, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATA_FOLDER=films\n")
+    up.main()
+    assert (tmp_path / "films").is_dir()
+    assert asked(notes)
 
 
 def test_tables_come_before_keys_and_keys_before_services(notes: Path, tmp_path: Path) -> None:
