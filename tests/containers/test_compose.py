@@ -20,7 +20,8 @@ from deploy.docker.build import TARGETS, image_name
 from tests.servers.docker import BASE_IMAGE, ROOT, DockerEngine, run
 from tests.servers.processes import free_port
 
-pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(1200)]
+# By a signal, so that fixtures end what they began.
+pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(1200, method="signal")]
 
 SERVICES = ("trainer", "sampler", "detector", "mitigator")
 NEIGHBOURS = ("store", "database", "prometheus")
@@ -38,7 +39,8 @@ class System:
         self.secrets = folder / "secrets"
         self.ports = {service: free_port() for service in (*SERVICES, "prometheus")}
         variables = {f"{service.upper()}_PORT": port for service, port in self.ports.items()}
-        variables |= {"SECRETS_FOLDER": self.secrets, "DATA_FOLDER": folder / "data"}
+        self.folders = {"SECRETS_FOLDER": str(self.secrets), "DATA_FOLDER": str(folder / "data")}
+        variables |= self.folders
         # A subnet that another engine of this machine hardly has; checkpoints that are there soon.
         variables |= {"EDGE_SUBNET": f"172.30.{random.randrange(256)}.0/24", "LETHE_TORCH_THREADS": 1, "LETHE_CHECKPOINT_SECONDS": 2}
         settings = folder / "settings"
@@ -48,8 +50,12 @@ class System:
 
     def up(self) -> None:
         """What `make compose-up` does."""
-        script = [sys.executable, "deploy/compose/up.py", "--compose", shlex.join(self.compose), "--secrets", str(self.secrets)]
-        run([*script, *SERVICES, "prometheus"])
+        script = [sys.executable, "deploy/compose/up.py", "--compose", shlex.join(self.compose)]
+        run([*script, *SERVICES, "prometheus"], environment=os.environ | self.folders)
+
+    def down(self) -> None:
+        """Take everything away, volumes and networks too."""
+        run([*self.compose, "down", "--volumes"])
 
     def container(self, service: str) -> str:
         """The id of a service's container."""
@@ -143,6 +149,7 @@ def system(engine: DockerEngine, tmp_path_factory: pytest.TempPathFactory) -> It
         yield system
     finally:
         sys.stdout.write(run([*system.compose, "logs", "--no-color", "--tail", "40", *SERVICES]))
+        system.down()
 
 
 def test_images_are_small_share_their_layers_and_hold_no_tools(engine: DockerEngine, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +240,7 @@ def test_whole_job_outlives_the_kill_of_each_container(system: System) -> None:
     system.finished(f"/v1/datasets/{dataset}")
 
     # Trainer, database and store in the middle of a training, each once there is something to lose.
-    spec = {"name": "tiny", "dataset": dataset, "architecture": "tiny", "steps": 200, "batch_size": 8, "learning_rate": 2e-3, "seed": 1}
+    spec = {"name": "tiny", "dataset": dataset, "architecture": "tiny", "steps": 1500, "batch_size": 8, "learning_rate": 2e-3, "seed": 1}
     accepted = system.post("trainer", "/v1/training-jobs", spec)
     assert accepted.status_code == 202, accepted.text
     job = f"/v1/training-jobs/{accepted.json()['id']}"

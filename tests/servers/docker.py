@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.servers.absence import find_program
@@ -23,20 +24,21 @@ ROOT = Path(__file__).parents[2]
 SYSTEM = ROOT / "var" / "containers" / "bookworm.tar"
 MIRROR = "http://deb.debian.org/debian"
 BASE_IMAGE = "lethe-test/base"
+FOLDER_PREFIX = "lethe-docker-"
 COMMAND_SECONDS = 900
 
 
 class DockerEngine:
     """A running engine with its data, state and socket in one throw-away folder, beside any other engine of the machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         programs = ("dockerd", "docker", "docker-compose", "iptables", "debootstrap")
         found = {name: find_program(name, package=PACKAGES, folders=FOLDERS) for name in programs}
         if os.geteuid() != 0:
             refuse("an engine needs root")
         self._dockerd, self._debootstrap = found["dockerd"], found["debootstrap"]
         # Not below pytest's folder: a socket's path may have 107 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="lethe-docker-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
         host = f"unix://{self.folder}/socket"
         self.docker = [found["docker"], "--host", host]
         self.compose = [found["docker-compose"], "--host", host]
@@ -44,6 +46,12 @@ class DockerEngine:
 
     def start(self) -> None:
         """Start the engine, and give it the base image."""
+        sweep()
+        self.serve()
+        self._import_base()
+
+    def serve(self) -> None:
+        """Start the engine, with what is in its folder."""
         places = {"data-root": "data", "exec-root": "state", "pidfile": "pid"}
         options = [f"--{name}={self.folder / place}" for name, place in places.items()]
         # Without the default bridge, which another engine of this machine may have; every network is compose's.
@@ -52,20 +60,29 @@ class DockerEngine:
         try:
             self._process.wait_until(self._answers)
         except ServerStartError as error:
+            self._process = None
+            self._delete()
             refuse(f"no engine can run here: {str(error)[-300:]}")
-        self._import_base()
 
     def stop(self) -> None:
-        """End all containers and the engine, and delete its folder."""
+        """End all containers and the engine, take its networks off this machine, delete its folder; one that died is no obstacle."""
         if self._process is None:
             return
-        running = self.run("ps", "--quiet").split()
-        if running:
-            self.run("kill", *running)
+        if self._answers():
+            containers = self.run("ps", "--all", "--quiet").split()
+            if containers:
+                self.run("rm", "--force", "--volumes", *containers)
+            # Bridges and rules of the firewall would outlive it.
+            self.run("network", "prune", "--force")
         self._process.stop()
-        # The engine leaves its own network namespace mounted, which would keep the folder.
-        for mount in self.folder.glob("state/netns/*"):
-            run(["umount", "--lazy", str(mount)])
+        self._delete()
+
+    def _delete(self) -> None:
+        """Delete the folder of an engine that has ended."""
+        # The engine leaves its own network namespace mounted, a killed one its data too, which would keep the folder.
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+        for mount in reversed([mount for mount in mounts if mount.startswith(f"{self.folder}/")]):
+            run(["umount", "--lazy", mount])
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *arguments: str) -> str:
@@ -92,6 +109,15 @@ class DockerEngine:
         run(["tar", "--directory", str(folder), "--exclude=./var/cache/apt/archives/*.deb", "--create", "--file", str(draft), "."])
         draft.replace(SYSTEM)
         shutil.rmtree(folder)
+
+
+def sweep() -> None:
+    """End what engines left whose tests were killed: containers and bridges outlive both, and an engine started anew ends them."""
+    for pid in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*/pid"):
+        if not psutil.pid_exists(int(pid.read_text(encoding="ascii"))):
+            left = DockerEngine(pid.parent)
+            left.serve()
+            left.stop()
 
 
 def run(argv: list[str], *, environment: Mapping[str, str] | None = None) -> str:
