@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Depends
 from fastapi.routing import APIRoute
 from prometheus_client import Counter
+from starlette.routing import Match
+from starlette.types import Scope as AsgiScope
 
-from shared.access import Scope, current_caller
+from shared.access import Caller, Scope, current_caller
 from shared.errors import ForbiddenError
 
 AUTH_FAILURES = Counter("lethe_auth_failures_total", "Requests whose caller was not let in, by reason.", ["reason"])
@@ -48,8 +50,12 @@ class Requirement:
     action: Action | None
 
     async def __call__(self) -> None:
-        """Let the caller pass who has the scope; ForbiddenError for any other."""
-        if self.scope is not None and self.scope not in current_caller().scopes:
+        """Hold a route to its declaration, wherever it is mounted; the middleware asked the same before the body was read."""
+        self.check(current_caller())
+
+    def check(self, caller: Caller) -> None:
+        """Let a caller pass who has the scope; ForbiddenError for any other."""
+        if self.scope is not None and self.scope not in caller.scopes:
             AUTH_FAILURES.labels(reason="scope").inc()
             raise ForbiddenError(f"This needs the scope {self.scope!r}, which the credential does not carry.")
 
@@ -63,6 +69,11 @@ def guarded_routes(routers: Iterable[APIRouter]) -> list[tuple[APIRoute, Require
     """What each route asks of its callers; TypeError where one says nothing, so that no app can be made with it."""
     routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     return [(route, _requirement_of(route)) for route in routes if route.path not in OPEN_PATHS]
+
+
+def requirement_for(scope: AsgiScope, guarded: Sequence[tuple[APIRoute, Requirement]]) -> Requirement | None:
+    """What the route of a request asks of its callers; None where there is no such route."""
+    return next((requirement for route, requirement in guarded if route.matches(scope)[0] is Match.FULL), None)
 
 
 def declare_access(schema: dict[str, Any], guarded: Iterable[tuple[APIRoute, Requirement]]) -> None:

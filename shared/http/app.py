@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from shared.access.authenticator import Authenticator
 from shared.database import Database
 from shared.http.access import Requirement, declare_access, guarded_routes, requires
-from shared.http.authentication import Authentication
+from shared.http.authentication import Admission, Authentication
 from shared.http.docs import docs_routes
 from shared.http.handlers import install_problem_handlers
 from shared.http.health import health_routes
@@ -107,6 +107,7 @@ def create_app(
     app.add_middleware(
         BodyLimit, limit_bytes=settings.body_limit_bytes, upload_limit_bytes=settings.upload_limit_bytes, upload_paths=upload_paths
     )
+    app.add_middleware(Admission, guarded=guarded)
     app.add_middleware(Counting)
     app.add_middleware(Authentication, required=settings.auth == "on")
     app.add_middleware(Recording, guarded=guarded)

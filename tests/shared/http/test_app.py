@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from shared.access.key_records import KeyRecords
+from shared.auditing import AuditLog
+from shared.database import Database
+from shared.http.migrations import migrate_embedded
 from shared.settings import Settings
 from shared.telemetry import lethe_version
+from tests.fixtures.apps import open_app
 from tests.shared.http.fake_app import make_app
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +49,28 @@ async def test_every_reference_of_the_contract_exists(service: Any) -> None:
         return set().union(*map(references, node)) if isinstance(node, list) else set()
 
     assert references(schema) <= known
+
+
+async def test_denial_comes_before_the_body_is_read_and_has_the_callers_name(settings: Settings) -> None:
+    guarding = settings.model_copy(update={"auth": "on"})
+    with closing(Database.open(guarding)) as database:
+        migrate_embedded(database)
+        reader = KeyRecords.of(guarding, database).create(name="reader", scopes=["read"], lifetime=None)
+    shown = {"Authorization": f"Bearer {reader.text}"}
+    async with open_app(make_app(guarding, run_jobs=False)) as client:
+        too_large = {"prompt": "p" * 2 * guarding.body_limit_bytes}
+        answers = [
+            await client.post("/v1/things", json=too_large, headers=shown),
+            await client.get("/v1/things", headers=shown | {"Lethe-On-Behalf-Of": "person:dr-grey"}),
+        ]
+    assert [answer.json()["type"] for answer in answers] == ["urn:lethe:problem:forbidden"] * 2
+    log = AuditLog.open(guarding)
+    events = [chained.as_json()["event"] for chained in log.read()]
+    log.close()
+    assert [(event["route"], event["outcome"], event["caller"]) for event in events] == [
+        ("POST /v1/things", "denied", reader.id),
+        ("GET /v1/things", "denied", reader.id),
+    ]
 
 
 async def test_state_is_closed_when_the_lifespan_ends(settings: Settings) -> None:

@@ -15,14 +15,16 @@ import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from fastapi import APIRouter
 from prometheus_client import REGISTRY
 from starlette.responses import JSONResponse
 
-from shared.access import Caller, current_caller
+from shared.access import Caller, bound_caller, current_caller
 from shared.access.key_records import KeyRecords
 from shared.database import Database
 from shared.errors import UnauthenticatedError, UnavailableError
-from shared.http.authentication import Authentication
+from shared.http.access import guarded_routes, requires
+from shared.http.authentication import Admission, Authentication
 from shared.settings import Settings
 
 KEY = Caller(id="key_1", kind="key", scopes=frozenset({"read"}))
@@ -55,7 +57,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 async def ask(path: str = "/v1/things", *, required: bool = True, headers: Any = None) -> httpx.Response:
     """One request, through the middleware."""
-    guarded = Authentication(app, required=required)
+    guarded = Authentication(Admission(app, guarded=[]), required=required)
 
     async def with_state(scope: Any, receive: Any, send: Any) -> None:
         await guarded({**scope, "state": {"authenticator": Desk()}}, receive, send)
@@ -128,8 +130,38 @@ async def test_service_says_for_whom_it_works() -> None:
 
 
 async def test_only_services_work_for_others() -> None:
+    before = failures("scope")
     answer = await ask(headers={"Authorization": "Bearer key", "Lethe-On-Behalf-Of": "person:dr-grey"})
     assert answer.status_code == 403
+    assert failures("scope") == before + 1
+
+
+async def test_caller_without_the_scope_is_refused_before_anything_of_the_body_is_read() -> None:
+    router = APIRouter()
+    router.post("/v1/films", dependencies=[requires("export")])(lambda: None)
+    router.post("/v1/things", dependencies=[requires("read")])(lambda: None)
+    asked: list[str] = []
+
+    async def behind(scope: Any, _receive: Any, _send: Any) -> None:
+        asked.append(scope["path"])
+
+    async def receive() -> Any:
+        raise AssertionError("The body was read.")
+
+    answers: list[Any] = []
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    admission = Admission(behind, guarded=guarded_routes([router]))
+    before = failures("scope")
+    with bound_caller(KEY):
+        for path in ("/v1/films", "/v1/things", "/v1/nowhere"):
+            await admission({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    assert [message["status"] for message in answers if "status" in message] == [403]
+    assert (b"connection", b"close") in answers[0]["headers"]
+    assert asked == ["/v1/things", "/v1/nowhere"]
+    assert failures("scope") == before + 1
 
 
 @pytest.mark.parametrize("principal", ["", "two words", "x" * 256, "ümlaut"])
