@@ -114,10 +114,14 @@ class DockerEngine:
 def sweep() -> None:
     """End what engines left whose tests were killed: containers and bridges outlive both, and an engine started anew ends them."""
     for pid in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*/pid"):
-        if not psutil.pid_exists(int(pid.read_text(encoding="ascii"))):
-            left = DockerEngine(pid.parent)
-            left.serve()
-            left.stop()
+        if psutil.pid_exists(int(pid.read_text(encoding="ascii"))):
+            continue
+        # Their numbers may be another process's by now, which would be taken for them.
+        for stale in (pid, pid.parent / "state" / "containerd" / "containerd.pid"):
+            stale.unlink(missing_ok=True)
+        left = DockerEngine(pid.parent)
+        left.serve()
+        left.stop()
 
 
 def run(argv: list[str], *, environment: Mapping[str, str] | None = None) -> str:
