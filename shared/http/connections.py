@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Final
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from shared.http.problem_metrics import count_problem
 from shared.http.problems import PROBLEM_KINDS, PROBLEM_MEDIA_TYPE, problem_document
@@ -19,7 +19,7 @@ from shared.telemetry import new_trace_id
 HEAD_SECONDS: Final = 10.0
 # Tokens of identity providers take a few kilobytes; nothing else that callers have to say up there does.
 HEAD_LIMIT_BYTES: Final = 16_384
-# A caller that reads nothing of an answer for so long has gone, whatever its machine says.
+# A caller that reads nothing of an answer for so long has gone, whatever its machine says; one that reads on may take its time.
 TAKING_SECONDS: Final = 60.0
 # Between two requests of one connection; longer than the pauses of a caller that polls.
 IDLE_SECONDS: Final = 15
@@ -33,6 +33,7 @@ class TimedConnection(H11Protocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _taking_timer: asyncio.TimerHandle | None = None
+    _untaken_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Wait for the first head from now on."""
@@ -50,10 +51,16 @@ class TimedConnection(H11Protocol):
         self._stop_taking_timer()
         super().connection_lost(exc)
 
+    def on_response_complete(self) -> None:
+        """Wait no longer than for a head for what is left of a body that nobody reads."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self.loop.call_later(self.head_seconds, self._end_body, self.cycle)
+
     def pause_writing(self) -> None:
         """The caller reads slower than it is answered."""
         super().pause_writing()
-        self._taking_timer = self._taking_timer or self.loop.call_later(self.taking_seconds, self.transport.abort)
+        self._watch_taking()
 
     def resume_writing(self) -> None:
         """The caller has read nearly everything."""
@@ -78,6 +85,24 @@ class TimedConnection(H11Protocol):
     def _give_up(self) -> None:
         """Nothing whole came in time."""
         self._refuse("request-timeout", f"The request's head did not come within {self.head_seconds:g} seconds.")
+
+    def _end_body(self, cycle: RequestResponseCycle) -> None:
+        """The answer was given long ago, and the request has not ended yet."""
+        if self.cycle is cycle and self.conn.their_state is h11.SEND_BODY:
+            self.transport.abort()
+
+    def _watch_taking(self) -> None:
+        """Look after a while at what the caller has taken."""
+        self._stop_taking_timer()
+        self._untaken_bytes = self.transport.get_write_buffer_size()
+        self._taking_timer = self.loop.call_later(self.taking_seconds, self._let_go)
+
+    def _let_go(self) -> None:
+        """End the connection, unless something was taken."""
+        if self.transport.get_write_buffer_size() < self._untaken_bytes:
+            self._watch_taking()
+        else:
+            self.transport.abort()
 
     def _refuse(self, slug: str, detail: str) -> None:
         """Answer a problem where an answer can still be given, and close."""
