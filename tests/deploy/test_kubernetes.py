@@ -138,6 +138,15 @@ def test_scratch_folders_are_bounded_within_the_limits(overlay: str) -> None:
             assert taken < sum(size_bytes(limit[resource]) for limit in limits), f"{name} would be evicted before its folders are full"
 
 
+@every_rendering
+def test_models_are_evicted_before_their_pod_is_killed(overlay: str) -> None:
+    (settings,) = of_kind(overlay, "ConfigMap")
+    for service in ("sampler", "detector", "mitigator"):
+        (container,) = named(overlay, "Deployment", service)["spec"]["template"]["spec"]["containers"]
+        limit = size_bytes(container["resources"]["limits"]["memory"])
+        assert limit >= int(settings["data"]["LETHE_MODEL_MEMORY_BYTES"]) + 2 * 2**30, "docs/sizing.md reserves as much for the rest"
+
+
 def size_bytes(quantity: str) -> int:
     """The bytes of a Kubernetes quantity such as 20Gi."""
     return int(quantity[:-2]) * {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[quantity[-2:]]
