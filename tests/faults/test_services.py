@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from tests.fixtures.judging import JudgingHome
     from tests.servers.ceph import CephCluster
 
-pytestmark = [pytest.mark.server, pytest.mark.slow]
+# The first test pays for the house: servers, four services, a model and what judges it.
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")
 PHANTOM: Final[dict[str, Any]] = {"name": "a", "source": {"format": "phantom", "patients": 3}, "image_size": 16}

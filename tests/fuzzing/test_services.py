@@ -86,6 +86,6 @@ def test_service_keeps_to_its_schema(services: Services, known: str, service: st
         "PYTHONPATH": str(ROOT),
         "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path),
     }
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert services.processes[service].get("/livez") == {"status": "alive"}
