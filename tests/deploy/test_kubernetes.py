@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-import shutil
 import ssl
 import subprocess
 from contextlib import suppress
@@ -39,6 +38,7 @@ from tests.deploy.manifests import (
     validate,
     validate_template,
 )
+from tests.servers.absence import find_program
 
 ROOT = Path(__file__).parents[2]
 RENDERED = ("base", *OVERLAYS)
@@ -290,8 +290,8 @@ def test_pods_mount_the_settings_of_this_rendering(overlay: str) -> None:
 @pytest.fixture(scope="module")
 def demo_secrets() -> dict[str, dict[str, str]]:
     """The secrets that the demo's script makes: names, keys and values."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed; install openssl")
+    find_program("openssl", package="openssl")
+    find_program("kubectl", package="kubectl 1.30 or newer")
     script = KUBERNETES / "overlays" / "cpu-demo" / "secrets.sh"
     done = subprocess.run([str(script)], capture_output=True, text=True, check=True, timeout=60)
     documents = [document for document in yaml.safe_load_all(done.stdout) if document]
