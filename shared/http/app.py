@@ -18,6 +18,7 @@ from shared.http.authentication import Admission, Authentication
 from shared.http.docs import docs_routes
 from shared.http.handlers import install_problem_handlers
 from shared.http.health import health_routes
+from shared.http.kept_answers import forgetting
 from shared.http.limits import BodyLimit, HeadLimit
 from shared.http.metrics import RequestObserver
 from shared.http.migrations import migrate_embedded, reasons_to_migrate
@@ -81,7 +82,8 @@ def create_app(
         """Keep the service's state, the database that readiness asks, and who tells callers apart, where requests find them."""
         with closing(Database.open(settings)) as database:
             migrate_embedded(database)
-            async with aclosing(Authenticator.open(settings, database)) as authenticator, lifespan(settings) as state:
+            opened = Authenticator.open(settings, database)
+            async with aclosing(opened) as authenticator, forgetting(database), lifespan(settings) as state:
                 publish_build_info()
                 with Ledger.serving(service, settings, database) as ledger:
                     yield {"service": state, "database": database, "authenticator": authenticator, "ledger": ledger}
@@ -102,6 +104,7 @@ def create_app(
         responses=_PROBLEM_RESPONSES,
     )
     app.state.draining = Draining()
+    app.state.service = service
     app.state.settings = settings
     install_problem_handlers(app)
     app.add_middleware(

@@ -49,7 +49,7 @@ _LOG = get_logger(__name__)
 def idempotency_key(request: Request, *, route: str, fingerprint: str) -> IdempotencyKey | None:
     """The caller's Idempotency-Key, which is nobody else's, with what it stands for; None without one."""
     key = request.headers.get("idempotency-key")
-    return None if key is None else _key(key, route=f"/v1/{route}", fingerprint=fingerprint)
+    return None if key is None else _key(request, key, route=f"/v1/{route}", fingerprint=fingerprint)
 
 
 async def answered_once(request: Request, body: BaseModel, work: Callable[[], Coroutine[Any, Any, BaseModel]]) -> Response:
@@ -59,16 +59,16 @@ async def answered_once(request: Request, body: BaseModel, work: Callable[[], Co
     """
     shown = request.headers.get("idempotency-key")
     if shown is None:
-        return _json(_content(await while_connected(request, work())))
+        return _json(await _content(await while_connected(request, work())))
     fingerprint = await asyncio.to_thread(_fingerprint, body, request.app.state.settings)  # of up to 32 MiB
-    key = _key(shown, route=request.scope["route"].path, fingerprint=fingerprint)
+    key = _key(request, shown, route=request.scope["route"].path, fingerprint=fingerprint)
     answers = KeptAnswers(request.state.database)
     claim = await asyncio.to_thread(answers.claim, key)
     if isinstance(claim, bytes):
         return _json(claim, **{REPLAYED: "true"})
     try:
         async with _renewed(answers, claim):
-            content = _content(await work())
+            content = await _content(await work())
     except BaseException:
         await _settled(answers.release, claim)
         raise
@@ -76,13 +76,14 @@ async def answered_once(request: Request, body: BaseModel, work: Callable[[], Co
     return _json(content)
 
 
-def _key(key: str, *, route: str, fingerprint: str) -> IdempotencyKey:
+def _key(request: Request, key: str, *, route: str, fingerprint: str) -> IdempotencyKey:
     """What a key stands for; MalformedRequestError for one that is none."""
     if not _KEY.fullmatch(key):
         raise MalformedRequestError("The Idempotency-Key must be 1 to 255 visible ASCII characters.")
     caller = current_caller()
-    whose = canonical_digest([caller.id, caller.on_behalf_of])[:32]
-    return IdempotencyKey(scope=f"{whose} POST {route}", key=key, fingerprint=fingerprint)
+    # With the service: two of them have a POST /v1/generations on one database.
+    holder = canonical_digest([request.app.state.service, caller.id, caller.on_behalf_of])[:32]
+    return IdempotencyKey(holder=holder, scope=f"{holder} POST {route}", key=key, fingerprint=fingerprint)
 
 
 def _fingerprint(body: BaseModel, settings: Settings) -> str:
@@ -91,9 +92,9 @@ def _fingerprint(body: BaseModel, settings: Settings) -> str:
     return hmac.digest(kept_key(settings.keys_folder / "idempotency.key"), digest.encode(), hashlib.sha256).hex()
 
 
-def _content(answer: BaseModel) -> bytes:
-    """An answer as JSON."""
-    return answer.model_dump_json().encode()
+async def _content(answer: BaseModel) -> bytes:
+    """An answer as JSON, written on a thread: images take a while, and others are served meanwhile."""
+    return (await asyncio.to_thread(answer.model_dump_json)).encode()
 
 
 def _json(content: bytes, **headers: str) -> Response:

@@ -24,8 +24,9 @@ class IdempotencyInFlightError(ConflictError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """A caller's key, the route it holds for, and the digest of the body it came with."""
+    """A caller's key, whose it is, the route it holds for, and the digest of the body it came with."""
 
+    holder: str
     scope: str
     key: str
     fingerprint: str

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 from starlette.responses import Response
 
 from shared.access import Caller, bound_caller
 from shared.access.caller import EVERY_SCOPE
 from shared.database import Database, prepare_schema
 from shared.errors import ConflictError
+from shared.http import idempotency
 from shared.http.bodies import StrictBody
 from shared.http.handlers import install_problem_handlers
 from shared.http.idempotency import REPLAYED, answered_once
-from shared.http.kept_answers import ANSWER_SCHEMA
+from shared.http.kept_answers import ANSWER_SCHEMA, Claim, KeptAnswers
 from shared.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -41,13 +44,22 @@ class Drawing(BaseModel):
     number: int
     echo: str
 
+    @field_serializer("echo")
+    def write_echo(self, echo: str) -> str:
+        """The same, with a note of who writes it."""
+        written_by.append(threading.current_thread())
+        return echo
+
+
+written_by: list[threading.Thread] = []
+
 
 class Studio:
     """A service whose one route counts its work, and waits where a test wants it to."""
 
-    def __init__(self, client: httpx.AsyncClient, home: Path) -> None:
+    def __init__(self, client: httpx.AsyncClient, app: FastAPI) -> None:
         self.client = client
-        self.home = home
+        self.app = app
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -75,6 +87,7 @@ async def studio(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Studio]:
     settings = Settings(home=tmp_path)
     app = FastAPI()
     app.state.settings = settings
+    app.state.service = "studio"
     install_problem_handlers(app)
     with closing(Database.open(settings)) as database:
         prepare_schema(database.engine, ANSWER_SCHEMA)
@@ -85,7 +98,7 @@ async def studio(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Studio]:
 
         transport = httpx.ASGITransport(app=with_state)
         async with httpx.AsyncClient(transport=transport, base_url="http://studio") as client:
-            made = Studio(client, tmp_path)
+            made = Studio(client, app)
 
             @app.post("/v1/drawings")
             async def draw(body: Wish, request: Request) -> Response:
@@ -120,6 +133,41 @@ async def test_same_key_of_another_caller_is_another_key(studio: Studio) -> None
     assert (await studio.ask(**{"Idempotency-Key": "k1"})).json()["number"] == 2
     studio.caller = Caller("key_2", "service", EVERY_SCOPE, on_behalf_of="somebody")
     assert (await studio.ask(**{"Idempotency-Key": "k1"})).json()["number"] == 3
+
+
+async def test_same_key_at_another_service_on_the_database_is_another_key(studio: Studio) -> None:
+    await studio.ask(**{"Idempotency-Key": "k1"})
+    studio.app.state.service = "atelier"
+    assert (await studio.ask(**{"Idempotency-Key": "k1"})).json()["number"] == 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k1"}])
+async def test_answer_is_written_beside_the_event_loop(studio: Studio, headers: dict[str, str]) -> None:
+    written_by.clear()
+    assert (await studio.ask(**headers)).status_code == 200
+    assert len(written_by) == 1
+    assert threading.current_thread() not in written_by
+
+
+async def test_claim_is_renewed_for_as_long_as_the_work_takes(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "LEASE", timedelta(seconds=0.03))
+    renewed: list[Claim] = []
+    renew = KeptAnswers.renew
+
+    def noted(answers: KeptAnswers, claim: Claim) -> None:
+        """Renew, and end the work after the third time."""
+        renew(answers, claim)
+        renewed.append(claim)
+        if len(renewed) == 3:
+            loop.call_soon_threadsafe(studio.go_on.set)
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(KeptAnswers, "renew", noted)
+    studio.go_on.clear()
+    async with asyncio.timeout(60):
+        assert (await studio.ask(**{"Idempotency-Key": "k1"})).json()["number"] == 1
+    assert len(set(renewed)) == 1
+    assert "idempotency-lease" not in {task.get_name() for task in asyncio.all_tasks() if not task.cancelling()}
 
 
 async def test_repetition_while_the_first_runs_is_told_to_wait(studio: Studio) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from shared.database import Database, prepare_schema
+from shared.errors import UnavailableError
 from shared.http import kept_answers
 from shared.http.kept_answers import ANSWER_SCHEMA, ANSWERS, Claim, KeptAnswers
 from shared.jobs.idempotency import KEPT_FOR, IdempotencyInFlightError, IdempotencyKey, IdempotencyKeyReusedError
@@ -35,8 +37,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened.close()
 
 
-def key(name: str = "k", *, scope: str = "POST /v1/things", fingerprint: str = "f") -> IdempotencyKey:
-    return IdempotencyKey(scope=scope, key=name, fingerprint=fingerprint)
+def key(name: str = "k", *, holder: str = "somebody", scope: str = "POST /v1/things", fingerprint: str = "f") -> IdempotencyKey:
+    return IdempotencyKey(holder=holder, scope=scope, key=name, fingerprint=fingerprint)
 
 
 def claimed(answers: KeptAnswers, wanted: IdempotencyKey) -> Claim:
@@ -139,16 +141,62 @@ def test_renewed_claim_outlives_its_first_lease(database: Database) -> None:
         answers.claim(key())
 
 
-def test_answers_past_their_time_are_deleted_whoever_asks(database: Database) -> None:
-    answers = KeptAnswers(database)
-    answers.keep(claimed(answers, key()), b"{}")
+def expire(database: Database) -> None:
+    """Make all answers as old as they get."""
     with database.writing() as connection:
         created = connection.scalar(select(ANSWERS.c.created))
         assert created is not None
         connection.execute(update(ANSWERS).values(created=created - KEPT_FOR))
-    claimed(answers, key("other"))
+
+
+def count(database: Database) -> int:
     with database.reading() as connection:
-        assert connection.scalar(select(func.count()).select_from(ANSWERS)) == 1
+        return connection.scalar(select(func.count()).select_from(ANSWERS)) or 0
+
+
+def test_answers_past_their_time_are_deleted_whoever_asks(database: Database) -> None:
+    answers = KeptAnswers(database)
+    answers.keep(claimed(answers, key()), b"{}")
+    expire(database)
+    claimed(answers, key("other"))
+    assert count(database) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("logged")
+async def test_answers_past_their_time_are_deleted_though_nobody_asks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the database was away the first time."""
+    monkeypatch.setattr(kept_answers, "_FORGETTING_SECONDS", 0.01)
+    answers = KeptAnswers(database)
+    answers.keep(claimed(answers, key()), b"{}")
+    expire(database)
+    forget_expired = KeptAnswers.forget_expired
+    tries = iter(["the database is away"])
+    loop, forgotten = asyncio.get_running_loop(), asyncio.Event()
+
+    def forget(those: KeptAnswers) -> None:
+        if next(tries, None) is not None:
+            raise UnavailableError("The database does not answer; try again later.")
+        forget_expired(those)
+        loop.call_soon_threadsafe(forgotten.set)
+
+    monkeypatch.setattr(KeptAnswers, "forget_expired", forget)
+    async with asyncio.timeout(60), kept_answers.forgetting(database):
+        await forgotten.wait()
+    assert count(database) == 0
+
+
+def test_what_one_caller_may_have_kept_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_answers, "MAX_HELD_BYTES", 10)
+    answers = KeptAnswers(database)
+    answers.keep(claimed(answers, key("first")), b"123456")
+    answers.keep(claimed(answers, key("too much", scope="POST /v1/others")), b"12345")
+    assert isinstance(answers.claim(key("too much", scope="POST /v1/others")), Claim)
+    answers.keep(claimed(answers, key("that fits")), b"1234")
+    answers.keep(claimed(answers, key(holder="somebody else")), b"12345")
+    assert answers.claim(key("first")) == b"123456"
+    assert answers.claim(key("that fits")) == b"1234"
+    assert answers.claim(key(holder="somebody else")) == b"12345"
 
 
 def test_answer_that_is_too_large_frees_its_key(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

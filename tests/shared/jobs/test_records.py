@@ -344,7 +344,7 @@ def once(store: JobStore, job_id: str, *, key: str = "k", fingerprint: str = "f"
         kind="quick",
         spec={},
         trace_id=None,
-        idempotency=IdempotencyKey(scope="POST /v1/things", key=key, fingerprint=fingerprint),
+        idempotency=IdempotencyKey(holder="somebody", scope="POST /v1/things", key=key, fingerprint=fingerprint),
         response_of=lambda job: {"id": job.id, "state": job.state},
     )
 
