@@ -17,7 +17,7 @@ from shared.errors import InvalidRequestError, UnavailableError
 from shared.http.migrations import migrate as migrate_all
 from shared.settings import Settings, get_settings
 from shared.storage import open_store
-from shared.storage.buckets import Buckets, bucket_policy, open_buckets
+from shared.storage.buckets import POLICIES, Buckets, bucket_policy, open_buckets
 
 _RETRY_SECONDS: Final = 1.0
 _SIX_YEARS: Final = 2190  # days that records of access to patients' data are commonly kept
@@ -42,12 +42,14 @@ def bootstrap(
             help="Who a service is to the S3 server, to be granted its policy: trainer=arn:aws:iam:::user/trainer. May be repeated."
         ),
     ] = None,
-    policies: Annotated[Path, typer.Option(help="Folder of the services' policies.")] = Path("deploy/storage/policies"),
+    policies: Annotated[
+        Path, typer.Option(help="Folder of the services' policies, to grant others than Lethe's own.", show_default=False)
+    ] = POLICIES,
     audit_retention_days: Annotated[
         int, typer.Option(min=0, help="Days that an object of LETHE_AUDIT_BUCKET cannot be changed or deleted; 0 leaves it to its writers.")
     ] = _SIX_YEARS,
 ) -> None:
-    """Make buckets, policies and tables, with an operator's credentials; what is there already is left or renewed."""
+    """Make buckets and tables, and policies where --principal names users; with an operator's credentials, as often as one likes."""
     settings = get_settings()
     principals = read_principals(principal or [])
     grants = {settings.s3_bucket: bucket_policy(policies, principals, bucket=settings.s3_bucket)} if principals else {}

@@ -26,6 +26,8 @@ from shared.storage.s3 import error_code, open_pool
 OLD_VERSIONS_DAYS: Final = 7
 # What a killed process left behind: parts of an upload, a probe.
 LEFTOVERS_DAYS: Final = 1
+# What each service may do, as IAM writes it.
+POLICIES: Final = Path(__file__).parent / "policies"
 # The bucket that the policy files name; the one of the settings takes its place.
 POLICY_BUCKET: Final = "arn:aws:s3:::lethe"
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")

@@ -16,13 +16,11 @@ from pydantic import SecretStr
 from shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from shared.settings import Settings
 from shared.storage import S3Store
-from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICY_BUCKET, SERVICES, Buckets, bucket_policy, open_buckets
+from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICIES, POLICY_BUCKET, SERVICES, Buckets, bucket_policy, open_buckets
 from tests.fixtures.servers import connect
 from tests.servers.ceph import CephCluster
 from tests.servers.processes import free_port
 from tests.servers.s3_server import S3Server
-
-POLICIES = Path(__file__).parents[3] / "deploy" / "storage" / "policies"
 
 
 def settings_of(server: S3Server) -> Settings:

@@ -26,7 +26,7 @@ random_text >lethe_s3_secret_key
 secret demo-database password
 secret lethe-database lethe_database_url
 secret lethe-database-owner lethe_database_url
-# In the demo everybody is the object store's administrator; elsewhere each service has a user of its own (deploy/storage/policies).
+# In the demo everybody is the object store's administrator; elsewhere each service has a user of its own (shared/storage/policies).
 for user in admin trainer sampler detector mitigator; do
     secret "lethe-store-$user" lethe_s3_access_key lethe_s3_secret_key
 done
