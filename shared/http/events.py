@@ -22,6 +22,8 @@ SSE_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _POLL_SECONDS: Final = 0.2
 # Proxies close connections that are silent for half a minute or more.
 HEARTBEAT_SECONDS: Final = 15.0
+# A stream ends after this long and is resumed by its reader, whose credential is looked at again then.
+STREAM_SECONDS: Final = 300.0
 # An event number has at most as many digits as a 64-bit integer.
 _MAX_DIGITS: Final = 18
 
@@ -42,10 +44,11 @@ async def job_events(
     draining: Draining,
     describe: Callable[[Job], dict[str, Any]],
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    stream_seconds: float = STREAM_SECONDS,
 ) -> AsyncIterator[str]:
-    """The events of a job after number `after`, as text, until its end or until the service stops."""
-    silent_since = time.monotonic()
-    while not draining.begun:
+    """The events of a job after number `after`, as text, until its end, the service's stop, or `stream_seconds`."""
+    begun = silent_since = time.monotonic()
+    while not draining.begun and time.monotonic() - begun < stream_seconds:
         for event in await asyncio.to_thread(_read_events, store, job_id, after, describe):
             after = event.sequence
             silent_since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -86,6 +87,14 @@ async def test_silence_is_broken_by_a_comment_and_draining_ends_the_stream(store
         draining.begun = frame.startswith(":")
     assert frames[1:] == [": heartbeat\n\n"]
     assert parse(frames[0])[1] == "state"
+
+
+@pytest.mark.anyio
+async def test_stream_of_a_job_that_goes_on_ends_after_a_while(store: JobStore) -> None:
+    store.create(job_id="job_1", kind="steps", spec={})
+    short = job_events(store=store, job_id="job_1", after=1, draining=Draining(), describe=envelope, stream_seconds=0.1)
+    async with asyncio.timeout(60):
+        assert [frame async for frame in short] == []
 
 
 def read_events(response: httpx.Response) -> Iterator[Event]:
