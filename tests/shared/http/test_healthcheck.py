@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from shared.http.healthcheck import EXIT_HEALTHY, EXIT_UNHEALTHY, EXIT_USAGE, check, main
+from tests.fixtures.certificates import Certificate
 from tests.servers.processes import free_port
 
 
@@ -28,10 +31,18 @@ class Service(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Service) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with HTTPServer(("127.0.0.1", 0), Service) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[None]:
+    """Answer while the block lasts."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
         server.shutdown()
         thread.join()
 
@@ -44,6 +55,18 @@ def test_address_that_answers_200_is_healthy(url: str, capsys: pytest.CaptureFix
 def test_address_that_answers_503_is_not_and_its_reasons_are_shown(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"{url}/draining"]) == EXIT_UNHEALTHY
     assert 'answers 503: {"reasons": ["draining"]}' in capsys.readouterr().out
+
+
+def test_service_with_a_certificate_is_asked_over_tls(url: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_TLS_CERTIFICATE", str(certificate.chain))
+    assert "does not answer" in str(check(f"{url}/readyz"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.chain, certificate.key)
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        with serving(server):
+            assert check(f"http://localhost:{server.server_port}/readyz") is None
+            assert "answers 503" in str(check(f"http://127.0.0.1:{server.server_port}/draining"))
 
 
 def test_silent_address_is_not_healthy() -> None:
