@@ -18,7 +18,10 @@ _SIGNATURE_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS
 class Settings(BaseSettings):
     """Places, limits and credentials; each field states its unit and meaning."""
 
-    model_config = SettingsConfigDict(env_prefix="LETHE_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+    # Values are stripped: a key read from a file into a variable ends in the file's line break, which no header may carry.
+    model_config = SettingsConfigDict(
+        env_prefix="LETHE_", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True, str_strip_whitespace=True
+    )
 
     secrets: Path | None = Field(
         default=None, description="Folder whose files, named like a variable in lower case (lethe_s3_secret_key), hold its value."

@@ -74,6 +74,12 @@ def test_secrets_come_from_files_unless_the_environment_has_them(tmp_path: Path,
     assert settings.sql_url == "postgresql://environment@db/lethe"
 
 
+@pytest.mark.parametrize("name", ["service_key", "api_key", "s3_access_key", "s3_secret_key", "database_url"])
+def test_line_break_after_a_secret_is_no_part_of_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"LETHE_{name.upper()}", "open-sesame\n")
+    assert getattr(Settings(), name).get_secret_value() == "open-sesame"
+
+
 def test_folder_of_secrets_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LETHE_SECRETS", str(tmp_path / "absent"))
     get_settings.cache_clear()
