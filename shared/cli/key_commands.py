@@ -124,7 +124,7 @@ def _holds_valid_key(path: Path, records: KeyRecords) -> bool:
 def _hand_over(issued: IssuedKey, into: Path | None, *, as_json: bool) -> None:
     """Show a key or write it into a file; nothing of it is kept."""
     if into is not None:
-        _write_whole(into, issued.text)
+        _write_whole(into, issued)
     shown = {"id": issued.id, "file": str(into)} if into is not None else {"id": issued.id, "key": issued.text}
     if as_json:
         print_json(shown)
@@ -132,16 +132,17 @@ def _hand_over(issued: IssuedKey, into: Path | None, *, as_json: bool) -> None:
         print_facts(shown)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
+def _write_whole(path: Path, issued: IssuedKey) -> None:
+    """Write a key into a file that only its owner reads, whole or not at all."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(issued.text + "\n")
         fresh.replace(path)
     except OSError as error:
-        raise InvalidRequestError(f"{path} cannot be written: {error.strerror}; revoke the key that was made for it.") from error
+        lost = f"what was made for it is lost: rotate {issued.id} into another file, or revoke it"
+        raise InvalidRequestError(f"{path} cannot be written: {error.strerror}; {lost}.") from error
 
 
 def _cells(record: KeyRecord, secret: Secret, now: datetime) -> Sequence[str]:
