@@ -23,6 +23,9 @@ _POSTGRESQL_OPTIONS: Final = {
     "tcp_user_timeout": _BUSY_TIMEOUT_SECONDS * 1000,
     "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS}s -c idle_in_transaction_session_timeout=60s",
 }
+# A pool keeps few connections and opens few more, so that what all services may take together is known (docs/sizing.md); transactions
+# are short, and who waits for a connection longer than for a lock is told that the database does not answer.
+_POOL: Final = {"pool_size": 3, "max_overflow": 5, "pool_timeout": _BUSY_TIMEOUT_SECONDS}
 _NOT_MIGRATED: Final = "The database lacks tables of this version; run 'lethe migrate'."
 # What PostgreSQL refuses although the statement is right, by SQLSTATE.
 _REFUSALS: Final = {
@@ -75,7 +78,7 @@ def open_engine(url: str) -> Engine:
         return _open_sqlite(place)
     # Statements carry job specs, which may hold prompts: they must not appear in error messages.
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in place.query}
-    return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options)
+    return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options, **_POOL)
 
 
 def _read_url(url: str) -> URL:
