@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -26,12 +27,10 @@ def typed_out_of_memory() -> Iterator[None]:
     """Raise OutOfDeviceMemoryError where torch finds no memory, with what it held given back."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        pass  # nothing more in here, because the error's traceback holds the tensors that filled the memory
-    else:
-        return
-    _give_back()
-    raise OutOfDeviceMemoryError("The device has too little memory for this; ask for less at once, or for a smaller model.")
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+        _give_back()
+        raise OutOfDeviceMemoryError("The device has too little memory for this; ask for less at once, or for a smaller model.") from None
 
 
 def halved_where_needed(work: Callable[[Sequence[ItemT]], list[AnswerT]], items: Sequence[ItemT]) -> list[AnswerT]:

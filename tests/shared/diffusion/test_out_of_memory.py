@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 import pytest
 import torch
 from prometheus_client import REGISTRY
 
+from shared.diffusion import out_of_memory
 from shared.diffusion.out_of_memory import halved_where_needed, typed_out_of_memory
 from shared.errors import OutOfDeviceMemoryError
 
@@ -44,6 +46,23 @@ def test_batch_is_halved_once_and_a_single_item_never(items: list[int], batches:
     with pytest.raises(OutOfDeviceMemoryError, match="too little memory"), typed_out_of_memory():
         halved_where_needed(device.double, items)
     assert device.batches == batches
+
+
+def test_what_filled_the_memory_is_gone_before_memory_is_given_back_and_while_the_refusal_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[weakref.ref[torch.Tensor]] = []
+    gone: list[bool] = []
+
+    def fill() -> None:
+        tensor = torch.zeros(1)
+        filled.append(weakref.ref(tensor))
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(out_of_memory, "_give_back", lambda: gone.append(filled[0]() is None))
+    with pytest.raises(OutOfDeviceMemoryError) as refused, typed_out_of_memory():
+        fill()
+    assert gone == [True]
+    assert filled[0]() is None
+    assert refused.value.__suppress_context__
 
 
 def test_other_failures_stay_what_they_are() -> None:
