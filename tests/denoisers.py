@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from services.trainer.architectures import build_tiny, stable_diffusion_schedule, train_tokenizer
+from shared.diffusion.library import ModelLibrary
 from shared.diffusion.model import Model
 
 PROMPTS = [
@@ -87,6 +88,12 @@ def stable_diffusion_model(prediction_type: Literal["epsilon", "v_prediction"], 
     """The same parts, written by diffusers and read by Lethe."""
     stable_diffusion_pipeline(prediction_type).save_pretrained(folder)
     return Model.load(folder, key=f"random-{prediction_type}")
+
+
+def held(library: ModelLibrary, model_id: str) -> Model:
+    """The model that a library holds, loaded when it is not held yet, for a test to look at."""
+    with library.use(model_id) as model:
+        return model
 
 
 @dataclass

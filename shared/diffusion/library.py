@@ -58,31 +58,23 @@ class ModelLibrary:
         self._device = device or available_device()
         publish_device_memory(self._device)
         self._memory_bytes = memory_bytes
-        self._holding = threading.Lock()
         self._computing = threading.RLock()
         self._models: OrderedDict[str, _Held] = OrderedDict()
 
-    def get(self, model_id: str) -> Model:
-        """The model, loaded when it is not held yet.
+    @contextmanager
+    def use(self, model_id: str) -> Iterator[Model]:
+        """The model, with the right to compute: no two forwards of one process run at the same time. It is not given up meanwhile.
 
         NotFoundError when the catalog has none, IntegrityError when it is damaged, OutOfDeviceMemoryError when it takes more than
         the library may hold, SaturatedError while models in use leave no room.
         """
-        with self._holding:
-            return self._get(model_id).model
-
-    @contextmanager
-    def use(self, model_id: str) -> Iterator[Model]:
-        """The model, with the right to compute: no two forwards of one process run at the same time. It is not given up meanwhile."""
         with self._computing, typed_out_of_memory():
-            with self._holding:
-                held = self._get(model_id)
-                held.users += 1
+            held = self._get(model_id)
+            held.users += 1
             try:
                 yield held.model
             finally:
-                with self._holding:
-                    held.users -= 1
+                held.users -= 1
 
     @property
     def held(self) -> list[str]:
@@ -126,6 +118,7 @@ class ModelLibrary:
             if idle is None:
                 raise SaturatedError("The models in use leave no room for another; try again later.")
             del self._models[idle]
+            HELD.set(self.held_bytes)
             EVICTED.inc()
 
 

@@ -18,6 +18,7 @@ from shared.catalog import ModelManifest, new_id
 from shared.diffusion.library import ModelLibrary, expected_bytes
 from shared.diffusion.model import Model
 from shared.errors import IntegrityError, NotFoundError, OutOfDeviceMemoryError, SaturatedError
+from tests.denoisers import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,15 +56,15 @@ def metric(name: str) -> float:
 
 
 def test_model_is_loaded_once_and_named_by_its_digest(library: ModelLibrary, stocked_home: StockedHome) -> None:
-    model = library.get(stocked_home.model.id)
+    model = held(library, stocked_home.model.id)
     assert model.key == stocked_home.model.digest
     assert model.image_size == stocked_home.dataset.image_size
-    assert library.get(stocked_home.model.id) is model
+    assert held(library, stocked_home.model.id) is model
 
 
 def test_many_threads_that_ask_at_once_get_one_model(library: ModelLibrary, stocked_home: StockedHome) -> None:
     with mock.patch.object(Model, "load", wraps=Model.load) as load, ThreadPoolExecutor(4) as threads:
-        models = list(threads.map(library.get, [stocked_home.model.id] * 8))
+        models = list(threads.map(lambda model_id: held(library, model_id), [stocked_home.model.id] * 8))
     assert load.call_count == 1
     assert {id(model) for model in models} == {id(models[0])}
 
@@ -75,9 +76,9 @@ def test_least_recently_used_model_is_given_up(
     first, second, third = stocked_home.model.id, commit(folder), commit(folder)
     loads, evictions = metric("lethe_model_load_duration_seconds_count"), metric("lethe_models_evicted_total")
     for model_id in (first, second, first, third):
-        library.get(model_id)
+        held(library, model_id)
     assert library.held == [first, third]
-    assert library.held_bytes == metric("lethe_model_memory_bytes") == 2 * library.get(first).size_bytes
+    assert library.held_bytes == metric("lethe_model_memory_bytes") == 2 * held(library, first).size_bytes
     assert metric("lethe_model_load_duration_seconds_count") == loads + 3
     assert metric("lethe_models_evicted_total") == evictions + 1
 
@@ -89,12 +90,12 @@ def test_model_in_use_is_not_given_up(
     first, second, third, fourth = stocked_home.model.id, commit(folder), commit(folder), commit(folder)
     with library.use(first) as model:
         for model_id in (second, third):
-            library.get(model_id)
+            held(library, model_id)
         assert library.held == [first, third]
-        assert library.get(first) is model
+        assert held(library, first) is model
         with library.use(third), pytest.raises(SaturatedError, match="in use"):
-            library.get(fourth)
-    library.get(fourth)
+            held(library, fourth)
+    held(library, fourth)
     assert library.held == [third, fourth]
 
 
@@ -104,9 +105,9 @@ def test_model_larger_than_all_room_is_refused_before_others_are_given_up(
     limit = expected_bytes(stocked_catalog.fetch(stocked_home.model)) - 1
     library = ModelLibrary(stocked_catalog, device="cpu", memory_bytes=limit)
     other = commit(stable_diffusion_folder)
-    library.get(other)
+    held(library, other)
     with pytest.raises(OutOfDeviceMemoryError, match=f"LETHE_MODEL_MEMORY_BYTES allows {limit} for all"):
-        library.get(stocked_home.model.id)
+        held(library, stocked_home.model.id)
     assert library.held == [other]
 
 
@@ -139,12 +140,26 @@ def test_device_without_memory_is_told_in_type(library: ModelLibrary, stocked_ho
         assert model.key == stocked_home.model.digest
     monkeypatch.setattr(Model, "load", mock.Mock(side_effect=torch.OutOfMemoryError))
     with pytest.raises(OutOfDeviceMemoryError, match="too little memory"):
-        ModelLibrary(library._catalog, device="cpu").get(stocked_home.model.id)
+        held(ModelLibrary(library._catalog, device="cpu"), stocked_home.model.id)
+
+
+def test_gauge_is_true_after_room_was_made_for_a_model_that_did_not_load(
+    stocked_home: StockedHome, stocked_catalog: Catalog, commit: Callable[[Path], str], size_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ModelLibrary(stocked_catalog, device="cpu", memory_bytes=size_bytes)
+    held(library, stocked_home.model.id)
+    assert metric("lethe_model_memory_bytes") == size_bytes
+    other = commit(stocked_catalog.fetch(stocked_home.model))
+    monkeypatch.setattr(Model, "load", mock.Mock(side_effect=torch.OutOfMemoryError))
+    with pytest.raises(OutOfDeviceMemoryError):
+        held(library, other)
+    assert library.held == []
+    assert metric("lethe_model_memory_bytes") == 0
 
 
 def test_unknown_model_is_named(library: ModelLibrary) -> None:
     with pytest.raises(NotFoundError, match="model 'mdl_1'"):
-        library.get("mdl_1")
+        held(library, "mdl_1")
 
 
 def test_damaged_weights_are_refused_and_nothing_is_held(library: ModelLibrary, stocked_home: StockedHome) -> None:
@@ -154,7 +169,7 @@ def test_damaged_weights_are_refused_and_nothing_is_held(library: ModelLibrary, 
     path.chmod(0o644)
     path.write_bytes(data)
     with pytest.raises(IntegrityError, match=r"unet/diffusion_pytorch_model\.safetensors"):
-        library.get(stocked_home.model.id)
+        held(library, stocked_home.model.id)
     assert library.held == []
 
 
@@ -165,13 +180,13 @@ def test_committed_folder_that_is_no_model_is_not_the_callers_fault(
     folder.mkdir()
     (folder / "readme.txt").write_text("no model")
     with pytest.raises(IntegrityError, match=r"model_index\.json is missing"):
-        library.get(commit(folder))
+        held(library, commit(folder))
 
 
 def test_stable_diffusion_folders_load_like_the_tiny_model(
     library: ModelLibrary, commit: Callable[[Path], str], stable_diffusion_folder: Path
 ) -> None:
-    model = library.get(commit(stable_diffusion_folder))
+    model = held(library, commit(stable_diffusion_folder))
     assert (model.token_limit, model.image_size, model.latent_shape) == (77, 32, (4, 8, 8))
     assert model.prediction_type in {"epsilon", "v_prediction"}
 
