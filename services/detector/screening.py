@@ -84,7 +84,9 @@ class Screener:
         """The verdict on each prompt; ConflictError without a calibration, InvalidRequestError for a prompt that is too long."""
         calibration = await asyncio.to_thread(self._admitted, model_id, prompts, settings)
         scores = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key), prompts)
-        words = await self._lane.run(lambda: self._explain(model_id, prompts, settings)) if explain else [None] * len(prompts)
+        words: Sequence[list[WordWeight] | None] = [None] * len(prompts)
+        if explain:
+            words = await self._lane.run(lambda: self._explain(model_id, prompts, settings), admitted=True)
         verdicts = [judge(score, calibration, tokens) for score, tokens in zip(scores, words, strict=True)]
         return Screening(verdicts, calibration)
 
@@ -97,7 +99,7 @@ class Screener:
     async def _work(self, batch: _Batch, prompts: list[str]) -> list[float]:
         """One micro-batch, on the lane."""
         BATCH.observe(len(prompts))
-        return await self._lane.run(lambda: self._score(batch, prompts))
+        return await self._lane.run(lambda: self._score(batch, prompts), admitted=True)
 
     def _score(self, batch: _Batch, prompts: list[str]) -> list[float]:
         """The score of each prompt."""

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from shared.diffusion.batching import WAITING
-from shared.errors import SaturatedError
+from shared.diffusion.waiting import MAX_WAITING, WAITING, refusal
 
 AT_ONCE: Final = 8  # requests that share passes; more would only make all of them end late
-MAX_WAITING: Final = 64  # refusing early keeps the wait of those already queued bearable
 
 
 class Turns:
@@ -32,7 +30,7 @@ class Turns:
     async def taken(self) -> AsyncIterator[None]:
         """The block runs once it is its turn; SaturatedError at once when too many wait."""
         if self.is_saturated:
-            raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
+            raise refusal(self._max_waiting)
         self._admitted += 1
         try:
             with WAITING.track_inprogress():

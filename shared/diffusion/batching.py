@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -10,19 +11,15 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
-from prometheus_client import Gauge
-
-from shared.errors import SaturatedError, UnavailableError
+from shared.diffusion.waiting import MAX_WAITING, WAITING, refusal
+from shared.errors import UnavailableError
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 
 MAX_BATCH: Final = 32  # beyond this a forward pass gets no faster per item on CPU
-MAX_WAITING: Final = 64  # refusing early keeps the wait of those already queued bearable
-GATHERING_SECONDS: Final = 0.002  # what a lone request waits for company; a forward pass takes longer
-
-WAITING = Gauge("lethe_requests_waiting", "Requests that wait for their turn, for a batch, or for what it answers.")
+GATHERING_SECONDS: Final = 0.002  # what a request waits for company where there was some just now; a forward pass takes longer
 
 
 async def _at_once() -> None:
@@ -31,25 +28,19 @@ async def _at_once() -> None:
 
 @dataclass(eq=False)
 class _Request(Generic[KeyT, ItemT, AnswerT]):
-    """One caller's items, how many of them were begun, and the answers so far."""
+    """One caller's items, its place in the line, and the answers so far."""
 
     key: KeyT
     items: Sequence[ItemT]
+    place: int
     done: asyncio.Future[list[AnswerT]]
     context: Context = field(default_factory=copy_context)
-    begun: int = 0
     answers: list[AnswerT] = field(default_factory=list)
 
     @property
-    def left(self) -> int:
-        """How many items were not begun yet."""
-        return len(self.items) - self.begun
-
-    def take(self, count: int) -> Sequence[ItemT]:
-        """The next items, at most so many."""
-        taken = self.items[self.begun : self.begun + count]
-        self.begun += len(taken)
-        return taken
+    def left(self) -> Sequence[ItemT]:
+        """The items that were not answered yet."""
+        return self.items[len(self.answers) :]
 
     def tell(self, answers: Sequence[AnswerT]) -> None:
         """Keep answers; once all are there the caller gets them."""
@@ -69,14 +60,16 @@ class _Share(Generic[KeyT, ItemT, AnswerT]):
 
     request: _Request[KeyT, ItemT, AnswerT]
     items: Sequence[ItemT]
+    answered_before: int
 
 
 class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
     """Runs one batch at a time, the oldest request's key first; while it runs, the next one gathers.
 
     Items of one key are worked on together, one answer each, whoever asked for them. A request of more items than a batch holds
-    takes its turns with the others, so that nobody waits for more than one batch of each request before. A caller that goes away
-    leaves the batch to the others; when it was the last, the work is cancelled.
+    takes its turns with the others, so that nobody waits for more than one batch of each request before. Work that has room for
+    fewer answers the first items only, one at least; the others wait for the next batch. A caller that goes away leaves the batch
+    to the others; when it was the last, the work is cancelled.
     """
 
     def __init__(
@@ -95,6 +88,7 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
         self._max_waiting = max_waiting
         self._gathering_seconds = gathering_seconds
         self._queue: deque[_Request[KeyT, ItemT, AnswerT]] = deque()
+        self._places = itertools.count()
         self._arrived = asyncio.Event()
 
     @asynccontextmanager
@@ -118,8 +112,8 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
     async def submit(self, key: KeyT, items: Sequence[ItemT]) -> list[AnswerT]:
         """The answers to the items, once their turn has come; SaturatedError at once when too many requests wait."""
         if self.is_saturated:
-            raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
-        request = _Request[KeyT, ItemT, AnswerT](key, items, asyncio.get_running_loop().create_future())
+            raise refusal(self._max_waiting)
+        request = _Request[KeyT, ItemT, AnswerT](key, items, next(self._places), asyncio.get_running_loop().create_future())
         self._queue.append(request)
         self._arrived.set()
         with WAITING.track_inprogress():
@@ -131,19 +125,22 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
                 raise
 
     async def _serve(self) -> None:
+        crowded = False  # a caller who is alone gains nothing by waiting for company
         while True:
             await self._arrived.wait()
-            if sum(request.left for request in self._queue) < self._max_batch:
+            if (crowded or len(self._queue) > 1) and sum(len(request.left) for request in self._queue) < self._max_batch:
                 await asyncio.sleep(self._gathering_seconds)
             await self._turn()
             batch = self._take()
             if batch:
                 await self._run(batch)
+            crowded = len(batch) > 1 or bool(self._queue)
+            self._put_back(batch)
             if not self._queue:
                 self._arrived.clear()
 
     def _take(self) -> list[_Share[KeyT, ItemT, AnswerT]]:
-        """As many items of the oldest request's key as fit, in the order of arrival; the rest of a request goes to the end of the line."""
+        """As many items of the oldest request's key as fit, in the order of arrival."""
         batch: list[_Share[KeyT, ItemT, AnswerT]] = []
         others: list[_Request[KeyT, ItemT, AnswerT]] = []
         room = self._max_batch
@@ -151,12 +148,20 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
             if request.done.done():
                 continue
             if room and (not batch or request.key == batch[0].request.key):
-                batch.append(_Share(request, request.take(room)))
+                batch.append(_Share(request, request.left[:room], len(request.answers)))
                 room -= len(batch[-1].items)
             else:
                 others.append(request)
-        self._queue = deque(others + [share.request for share in batch if share.request.left])
+        self._queue = deque(others)
         return batch
+
+    def _put_back(self, batch: list[_Share[KeyT, ItemT, AnswerT]]) -> None:
+        """Who got a part of its answers goes to the end of the line, who got none back to its place."""
+        unfinished = [share for share in batch if not share.request.done.done()]
+        for share in unfinished:
+            if len(share.request.answers) > share.answered_before:
+                share.request.place = next(self._places)
+        self._queue = deque(sorted([*self._queue, *(share.request for share in unfinished)], key=lambda request: request.place))
 
     async def _run(self, batch: list[_Share[KeyT, ItemT, AnswerT]]) -> None:
         """Work on a batch in the context of its oldest request, and part its answers; a failure is told to every caller in it."""

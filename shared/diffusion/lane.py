@@ -7,14 +7,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from shared.errors import JobCancelledError, SaturatedError, UnavailableError
+from shared.diffusion.waiting import MAX_WAITING, refusal
+from shared.errors import JobCancelledError, UnavailableError
 
 ResultT = TypeVar("ResultT")
-
-# Refusing early keeps the wait of those already queued bearable.
-MAX_WAITING: Final = 64
 
 # Set once nobody waits any more for the work in whose context it is read.
 _ABANDONED: ContextVar[threading.Event] = ContextVar("abandoned", default=threading.Event())  # noqa: B039 - never set, only replaced
@@ -35,15 +33,17 @@ class ComputeLane:
         """Whether the next piece of work would be refused."""
         return self._admitted > self._max_waiting
 
-    async def run(self, work: Callable[[], ResultT]) -> ResultT:
-        """The result of `work`, once its turn has come; SaturatedError at once when too many wait.
+    async def run(self, work: Callable[[], ResultT], *, admitted: bool = False) -> ResultT:
+        """The result of `work`, once its turn has come; SaturatedError at once when too many wait, but for work that was `admitted`.
+
+        Admitted is what another bounded queue has accepted: who waited there is not refused here.
 
         The work runs in the caller's context, so that what it logs and asks of others carries the caller's trace. A caller that
         stops waiting (is cancelled) gives its place up only when its work is done, which is at its next look, or was never begun.
         """
         with self._lock:
-            if self.is_saturated:
-                raise SaturatedError(f"{self._max_waiting} requests wait already; try again later.")
+            if self.is_saturated and not admitted:
+                raise refusal(self._max_waiting)
             self._admitted += 1
         abandoned = threading.Event()
         context = copy_context()

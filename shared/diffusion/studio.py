@@ -26,7 +26,7 @@ from shared.diffusion.schedulers import SchedulerName
 ResultT = TypeVar("ResultT")
 Image = NDArray[np.uint8]
 
-GATHERING_SECONDS: Final = 0.01  # what a lone request waits for company; an image takes many times as long
+GATHERING_SECONDS: Final = 0.01  # what a request waits for company where there was some just now; an image takes many times as long
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,21 @@ class Studio:
         """The pictures, N×H×W; SaturatedError at once when too many requests wait. Who is cancelled leaves the others' alone."""
         return np.stack(await self._batcher.submit(manner, pictures))
 
-    async def compute(self, model_id: str, work: Callable[[Model], ResultT]) -> ResultT:
-        """What `work` makes of the model, in its turn on the lane."""
+    async def compute(self, model_id: str, work: Callable[[Model], ResultT], *, admitted: bool = False) -> ResultT:
+        """What `work` makes of the model, in its turn on the lane, which refuses no work that was `admitted`."""
 
         def with_model() -> ResultT:
             with self._library.use(model_id) as model:
                 return work(model)
 
-        return await self._lane.run(with_model)
+        return await self._lane.run(with_model, admitted=admitted)
 
     async def _work(self, manner: Manner, pictures: list[Picture]) -> list[Image]:
-        return await self.compute(manner.model, lambda model: self._drawn(model, manner, pictures))
+        return await self.compute(manner.model, lambda model: self._drawn(model, manner, pictures), admitted=True)
 
     def _drawn(self, model: Model, manner: Manner, pictures: Sequence[Picture]) -> list[Image]:
-        """One batch, cut into passes of the size that the model's images allow; asked after every step whether anybody still waits."""
+        """As many of the pictures as the size of the model's images allows in one pass; asked after every step whether anybody waits."""
+        pictures = pictures[: batch_size(model)]
         conditioning = _conditioning(model, [picture.told for picture in pictures])
         seeds = [picture.seed for picture in pictures]
 
@@ -104,9 +105,7 @@ class Studio:
                 )
             )
 
-        size = batch_size(model)
-        rows = range(len(pictures))
-        return [image for start in rows[::size] for image in halved_where_needed(draw, rows[start : start + size])]
+        return halved_where_needed(draw, range(len(pictures)))
 
 
 def _conditioning(model: Model, told: Sequence[str | Conditioning]) -> Conditioning:

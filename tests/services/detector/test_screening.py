@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,16 +17,20 @@ from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError, InvalidRequestError
 from shared.memorization.prompt_scoring import ScreeningSettings
-from tests.denoisers import counted_forwards
+from tests.denoisers import counted_forwards, held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from shared.catalog import Catalog
     from tests.fixtures.judging import JudgingHome
 
 SETTINGS = ScreeningSettings(steps=1, seeds_per_prompt=2, seed=0)
 PROMPTS = [f"AP chest radiograph of a {age}-year-old man" for age in (40, 50, 60)]
+
+
+def waiting() -> float:
+    return REGISTRY.get_sample_value("lethe_requests_waiting") or 0.0
 
 
 @pytest.fixture
@@ -38,20 +44,25 @@ def test_verdicts_are_shown_before_the_first(verdict: str) -> None:
 
 
 @pytest.fixture
-async def screener(judging_catalog: Catalog, library: ModelLibrary, anyio_backend: str) -> AsyncIterator[Screener]:
+def lane() -> Iterator[ComputeLane]:
+    opened = ComputeLane(max_waiting=0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def screener(judging_catalog: Catalog, library: ModelLibrary, lane: ComputeLane, anyio_backend: str) -> AsyncIterator[Screener]:
     del anyio_backend
-    lane = ComputeLane()
     made = Screener(library=library, windows=PromptWindows(judging_catalog), calibrations=Calibrations(judging_catalog), lane=lane)
     async with made.batcher.serving():
         yield made
-    lane.close()
 
 
 async def test_screening_costs_one_conditional_forward_a_prompt_and_seed(
     screener: Screener, library: ModelLibrary, judging_home: JudgingHome
 ) -> None:
     model_id = judging_home.stocked.model.id
-    with counted_forwards(library.get(model_id)) as seen:
+    with counted_forwards(held(library, model_id)) as seen:
         await screener.screen(model_id, PROMPTS, SETTINGS, explain=False)
         assert (seen.conditional, seen.unconditional) == (3 * 2, 2)  # the noises' own predictions, once for all requests
         await screener.screen(model_id, PROMPTS, SETTINGS, explain=False)
@@ -60,7 +71,7 @@ async def test_screening_costs_one_conditional_forward_a_prompt_and_seed(
 
 
 async def test_requests_that_arrive_together_share_their_forward_pass(
-    screener: Screener, library: ModelLibrary, judging_home: JudgingHome
+    screener: Screener, library: ModelLibrary, lane: ComputeLane, judging_home: JudgingHome
 ) -> None:
     model_id = judging_home.stocked.model.id
     alone = [(await screener.screen(model_id, [prompt], SETTINGS, explain=False)).verdicts[0].score for prompt in PROMPTS]
@@ -69,12 +80,40 @@ async def test_requests_that_arrive_together_share_their_forward_pass(
     async def ask(prompt: str) -> None:
         together[prompt] = (await screener.screen(model_id, [prompt], SETTINGS, explain=False)).verdicts[0].score
 
-    with counted_forwards(library.get(model_id)) as seen:
+    with counted_forwards(held(library, model_id)) as seen:
         async with anyio.create_task_group() as group:
+            go, before = threading.Event(), waiting()
+            group.start_soon(lane.run, go.wait)
             for prompt in PROMPTS:
                 group.start_soon(ask, prompt)
+            with anyio.fail_after(30):
+                while waiting() < before + 3:  # noqa: ASYNC110 - the batcher tells nobody
+                    await anyio.sleep(0.005)
+            go.set()
     assert (seen.calls, seen.conditional) == (1, 3 * 2)
     assert [together[prompt] for prompt in PROMPTS] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+async def test_screening_that_was_admitted_is_not_refused_when_the_lane_fills(
+    screener: Screener, lane: ComputeLane, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch, explain: bool
+) -> None:
+    run = lane.run
+
+    async def run_when_full(work: Any, **words: Any) -> Any:
+        go = threading.Event()
+        filling = asyncio.create_task(run(go.wait))
+        await asyncio.sleep(0)
+        assert lane.is_saturated
+        running = asyncio.create_task(run(work, **words))
+        await asyncio.sleep(0)
+        go.set()
+        await filling
+        return await running
+
+    monkeypatch.setattr(lane, "run", run_when_full)
+    screening = await screener.screen(judging_home.stocked.model.id, PROMPTS[:1], SETTINGS, explain=explain)
+    assert (screening.verdicts[0].tokens is not None) == explain
 
 
 async def test_words_are_told_only_when_asked_for(screener: Screener, judging_home: JudgingHome) -> None:

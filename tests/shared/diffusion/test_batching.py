@@ -9,6 +9,7 @@ import anyio
 import pytest
 from prometheus_client import REGISTRY
 
+from shared.diffusion import batching
 from shared.diffusion.batching import MicroBatcher
 from shared.errors import SaturatedError, UnavailableError
 
@@ -80,6 +81,40 @@ async def test_batch_is_no_larger_than_its_limit_and_a_large_request_takes_turns
         answers = await ask_all(batcher, [("a", [1, 2, 3, 4, 5]), ("a", [6, 7]), ("b", [8]), ("a", [])])
     assert answers == [[2, 4, 6, 8, 10], [12, 14], [16], []]
     assert work.batches == [("a", [1, 2, 3]), ("a", [6, 7, 4]), ("b", [8]), ("a", [5])]
+
+
+async def test_work_that_has_room_for_fewer_answers_them_first_and_the_others_keep_their_places() -> None:
+    batches: list[list[int]] = []
+
+    async def work(_key: str, items: list[int]) -> list[int]:
+        batches.append(items)
+        return [2 * item for item in items[:2]]
+
+    async with MicroBatcher(work).serving() as batcher:
+        answers = await ask_all(batcher, [("a", [1, 2, 3, 4, 5]), ("a", [6]), ("b", [7]), ("a", [8, 9, 10])])
+    assert answers == [[2, 4, 6, 8, 10], [12], [14], [16, 18, 20]]
+    assert batches == [[1, 2, 3, 4, 5, 6, 8, 9, 10], [6, 8, 9, 10, 3, 4, 5], [7], [3, 4, 5, 9, 10], [9, 10, 5], [5]]
+
+
+async def test_only_a_crowd_waits_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    gathered: list[float] = []
+    sleep = asyncio.sleep
+
+    async def slept(seconds: float) -> None:
+        gathered.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(batching.asyncio, "sleep", slept)
+    async with MicroBatcher(Work(), gathering_seconds=7).serving() as batcher:
+        for _ in range(3):
+            await batcher.submit("a", [1])
+        assert gathered == []
+        await ask_all(batcher, [("a", [1]), ("a", [2])])
+        assert gathered == [7]
+        await batcher.submit("a", [1])  # there was company just now
+        assert gathered == [7, 7]
+        await batcher.submit("a", [1])
+        assert gathered == [7, 7]
 
 
 async def test_next_batch_gathers_while_one_runs() -> None:

@@ -57,10 +57,28 @@ async def test_full_queue_refuses_at_once_and_takes_again_afterwards(lane: Compu
     assert await lane.run(lambda: 7) == 7
 
 
-async def test_caller_that_stops_waiting_keeps_its_place_until_its_work_is_done(lane: ComputeLane) -> None:
+async def test_full_queue_refuses_nothing_that_was_admitted_elsewhere(lane: ComputeLane) -> None:
     release = threading.Event()
     held = [asyncio.create_task(lane.run(release.wait)) for _ in range(3)]
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
+    assert lane.is_saturated
+    admitted = asyncio.create_task(lane.run(lambda: 7, admitted=True))
+    await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.gather(admitted, *held) == [7, True, True, True]
+    assert not lane.is_saturated
+
+
+async def test_caller_that_stops_waiting_keeps_its_place_until_its_work_is_done(lane: ComputeLane) -> None:
+    release = threading.Event()
+    begun = threading.Event()
+
+    def hold() -> bool:
+        begun.set()
+        return release.wait(30)
+
+    held = [asyncio.create_task(lane.run(work)) for work in (hold, release.wait, release.wait)]
+    assert await asyncio.to_thread(begun.wait, 30)
     held[0].cancel()  # it runs already
     await asyncio.sleep(0)
     assert lane.is_saturated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.diffusion.studio import Manner, Picture, Studio
 from shared.errors import JobCancelledError, OutOfDeviceMemoryError
-from tests.denoisers import PROMPTS, counted_forwards
+from tests.denoisers import PROMPTS, counted_forwards, held
 
 if TYPE_CHECKING:
     from shared.catalog import Catalog
@@ -58,7 +59,7 @@ def distance(one: Any, other: Any) -> int:
 
 async def test_requests_that_come_together_share_the_passes_of_one_loop(studio: Studio, library: ModelLibrary, manner: Manner) -> None:
     requests = [[Picture(prompt, seed) for seed in range(index + 1)] for index, prompt in enumerate(PROMPTS)]
-    with counted_forwards(library.get(manner.model)) as seen:
+    with counted_forwards(held(library, manner.model)) as seen:
         drawn = await asyncio.gather(*(studio.draw(manner, pictures) for pictures in requests))
     assert (seen.calls, seen.conditional, seen.unconditional) == (3, 3 * 10, 3 * 10)
     assert [len(images) for images in drawn] == [1, 2, 3, 4]
@@ -67,13 +68,13 @@ async def test_requests_that_come_together_share_the_passes_of_one_loop(studio: 
 async def test_image_is_the_same_in_a_batch_and_alone(studio: Studio, library: ModelLibrary, manner: Manner) -> None:
     pictures = [[Picture(prompt, 7 * index), Picture(prompt, 2**53 - 1)] for index, prompt in enumerate(PROMPTS)]
     drawn = await asyncio.gather(*(studio.draw(manner, two) for two in pictures))
-    model = library.get(manner.model)
+    model = held(library, manner.model)
     for prompt, two, images in zip(PROMPTS, pictures, drawn, strict=True):
         assert [distance(image, alone(model, prompt, one.seed)) <= TOLERANCE for one, image in zip(two, images, strict=True)] == [True] * 2
 
 
 async def test_conditioning_of_a_strategy_shares_the_pass_with_prompts(studio: Studio, library: ModelLibrary, manner: Manner) -> None:
-    model = library.get(manner.model)
+    model = held(library, manner.model)
     with counted_forwards(model) as seen:
         (told,), (read,) = await asyncio.gather(
             studio.draw(manner, [Picture(model.encode(PROMPTS[:1]), 5)]), studio.draw(manner, [Picture(PROMPTS[0], 5)])
@@ -85,7 +86,7 @@ async def test_conditioning_of_a_strategy_shares_the_pass_with_prompts(studio: S
 @pytest.mark.parametrize("change", [{"steps": 2}, {"scheduler": "euler"}, {"make_guidance": PlainGuidance(4.0)}])
 async def test_other_manners_are_drawn_apart(studio: Studio, library: ModelLibrary, manner: Manner, change: dict[str, Any]) -> None:
     other = Manner(**{**vars(manner), **change})
-    with counted_forwards(library.get(manner.model)) as seen:
+    with counted_forwards(held(library, manner.model)) as seen:
         await asyncio.gather(studio.draw(manner, [Picture("a", 0)]), studio.draw(other, [Picture("a", 0)]))
     assert seen.calls == manner.steps + other.steps
 
@@ -95,8 +96,21 @@ async def test_large_pictures_are_drawn_in_passes_of_their_size(
 ) -> None:
     monkeypatch.setattr(studio_module, "batch_size", lambda _model: 2)
     drawn = await studio.draw(manner, [Picture(PROMPTS[0], seed) for seed in range(5)])
-    model = library.get(manner.model)
+    model = held(library, manner.model)
     assert [distance(image, alone(model, PROMPTS[0], seed)) <= TOLERANCE for seed, image in enumerate(drawn)] == [True] * 5
+
+
+async def test_large_pictures_hold_a_small_request_up_for_one_pass(studio: Studio, manner: Manner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio_module, "batch_size", lambda _model: 2)
+    ended: list[str] = []
+
+    async def draw(name: str, asked: Manner, count: int) -> None:
+        await studio.draw(asked, [Picture(PROMPTS[0], seed) for seed in range(count)])
+        ended.append(name)
+
+    other = Manner(**{**vars(manner), "scheduler": "euler"})
+    await asyncio.gather(draw("six", manner, 6), draw("two", manner, 2), draw("other", other, 1))
+    assert ended == ["two", "other", "six"]
 
 
 async def test_out_of_memory_halves_batch_then_reports(
@@ -114,7 +128,7 @@ async def test_out_of_memory_halves_batch_then_reports(
     monkeypatch.setattr(studio_module, "draw_images", cramped)
     pictures = [Picture(PROMPTS[0], seed) for seed in range(4)]
     drawn = await studio.draw(manner, pictures)
-    model = library.get(manner.model)
+    model = held(library, manner.model)
     assert [distance(image, alone(model, PROMPTS[0], seed)) <= TOLERANCE for seed, image in enumerate(drawn)] == [True] * 4
     with pytest.raises(OutOfDeviceMemoryError):
         await studio.draw(manner, pictures)
@@ -122,23 +136,25 @@ async def test_out_of_memory_halves_batch_then_reports(
 
 
 class Hold:
-    """Stops the loop after its first step until it is let go."""
+    """Stops the loop after its first step until it is let go, or nobody waits for it any more."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
         self.steps = 0
         draw = studio_module.draw_images
 
-        def held(*args: Any, on_step: Callable[[], None], **words: Any) -> Any:
+        def stopped(*args: Any, on_step: Callable[[], None], **words: Any) -> Any:
             def step() -> None:
                 self.steps += 1
                 self.begun.set()
-                assert self.go.wait(30)
-                on_step()
+                deadline = time.monotonic() + 30
+                while not self.go.wait(0.005):
+                    assert time.monotonic() < deadline
+                    on_step()
 
             return draw(*args, on_step=step, **words)
 
-        monkeypatch.setattr(studio_module, "draw_images", held)
+        monkeypatch.setattr(studio_module, "draw_images", stopped)
 
 
 async def test_caller_that_goes_away_leaves_the_others_their_images(
@@ -151,7 +167,7 @@ async def test_caller_that_goes_away_leaves_the_others_their_images(
     await asyncio.sleep(0.01)
     hold.go.set()
     (image,) = await staying
-    assert distance(image, alone(library.get(manner.model), PROMPTS[0], 2)) <= TOLERANCE
+    assert distance(image, alone(held(library, manner.model), PROMPTS[0], 2)) <= TOLERANCE
     assert leaving.cancelled()
     assert hold.steps == manner.steps
 
@@ -163,14 +179,13 @@ async def test_drawing_that_nobody_waits_for_ends_after_the_step(studio: Studio,
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    hold.go.set()
     await studio.compute(manner.model, lambda _model: None)  # the lane is free again
     assert hold.steps == 1
 
 
 async def test_work_on_the_model_takes_its_turn_on_the_lane(studio: Studio, library: ModelLibrary, manner: Manner) -> None:
     model, thread = await studio.compute(manner.model, lambda model: (model, threading.current_thread().name))
-    assert model is library.get(manner.model)
+    assert model is held(library, manner.model)
     assert thread.startswith("compute")
 
 
