@@ -33,7 +33,7 @@ class SharedWorkshop:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[SharedWorkshop]:
-        """Work while the block lasts; a question under way is not waited for."""
+        """Work while the block lasts; a question under way is waited for when the process ends, at most until the judge's deadline."""
         try:
             async with self._studio.serving():
                 yield self

@@ -7,14 +7,19 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from benchmarks import callers
 from benchmarks.callers import Round, ask_side_by_side, percentiles
 
 
 class Service(ThreadingHTTPServer):
-    """Answers what it is sent, with 503 to the request that it is told to refuse, and remembers from which connection it came."""
+    """Answers what it is sent, with 503 to the request that it is told to refuse, and remembers from which connection it came.
+
+    The first request of each connection is answered once there are as many as are to meet.
+    """
 
     daemon_threads = True
 
@@ -22,6 +27,7 @@ class Service(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.refuse = -1
         self.seen: list[tuple[int, int]] = []
+        self.meeting = threading.Barrier(1)
 
     @property
     def url(self) -> str:
@@ -30,6 +36,7 @@ class Service(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    met = False
 
     def do_POST(self) -> None:
         service = self.server
@@ -37,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers["Content-Length"]))
         number = json.loads(content)["number"]
         service.seen.append((self.client_address[1], number))
+        if not self.met:
+            service.meeting.wait(30)
+            self.met = True
         self.send_response(503 if number == service.refuse else 200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -56,13 +66,15 @@ def service() -> Iterator[Service]:
         thread.join()
 
 
-def test_callers_ask_on_connections_of_their_own_until_time_is_up(service: Service) -> None:
-    seen = ask_side_by_side(service.url, ({"number": number} for number in count()), callers=3, seconds=0.3)
+def test_callers_ask_on_connections_of_their_own_until_time_is_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.meeting = threading.Barrier(3)
+    monkeypatch.setattr(callers, "time", SimpleNamespace(perf_counter=lambda: float(len(service.seen))))  # a second a request
+    seen = ask_side_by_side(service.url, ({"number": number} for number in count()), callers=3, seconds=9)
     assert sorted(number for _, number in service.seen) == list(range(len(seen.latencies)))
     assert len({port for port, _ in service.seen}) == 3
-    assert seen.seconds >= 0.3
-    assert seen.per_second == len(seen.latencies) / seen.seconds
-    assert all(latency > 0 for latency in seen.latencies)
+    assert 9 <= seen.seconds == len(seen.latencies) <= 11  # nobody begins after the ninth second, and two may be under way
+    assert seen.per_second == 1
+    assert all(latency >= 1 for latency in seen.latencies)
 
 
 def test_refusal_ends_the_round(service: Service) -> None:

@@ -98,6 +98,13 @@ async def opened(home: Home, judge: ScriptedJudge, turns: Turns) -> AsyncIterato
     lane.close()
 
 
+async def saturated(turns: Turns) -> None:
+    """Wait until all places are taken."""
+    async with asyncio.timeout(30):
+        while not turns.is_saturated:  # noqa: ASYNC110 - the turns tell nobody
+            await asyncio.sleep(0.01)
+
+
 async def test_full_queue_refuses_at_once_and_waiting_requests_are_worked(mitigator_home: Home) -> None:
     judge, turns = SlowJudge(), Turns(at_once=1, max_waiting=1)
     request = GenerationRequest.model_validate(body(mitigator_home))
@@ -105,9 +112,7 @@ async def test_full_queue_refuses_at_once_and_waiting_requests_are_worked(mitiga
         first = asyncio.create_task(state.release(request))
         assert await asyncio.to_thread(judge.entered.wait, 30)
         second = asyncio.create_task(state.release(request))
-        async with asyncio.timeout(30):
-            while not turns.is_saturated:  # noqa: ASYNC110 - the turns tell nobody
-                await asyncio.sleep(0.01)
+        await saturated(turns)
         with pytest.raises(SaturatedError):
             await state.release(request)
         with pytest.raises(NotFoundError):  # refused before anything waits
@@ -120,13 +125,13 @@ async def test_full_queue_refuses_at_once_and_waiting_requests_are_worked(mitiga
 
 
 async def test_request_given_up_while_it_waits_is_never_worked(mitigator_home: Home) -> None:
-    judge, turns = SlowJudge(), Turns(at_once=1)
+    judge, turns = SlowJudge(), Turns(at_once=1, max_waiting=1)
     request = GenerationRequest.model_validate(body(mitigator_home))
     async with opened(mitigator_home, judge, turns) as state:
         first = asyncio.create_task(state.release(request))
         assert await asyncio.to_thread(judge.entered.wait, 30)
         waiting = asyncio.create_task(state.release(request))
-        await asyncio.sleep(0.1)
+        await saturated(turns)
         waiting.cancel()
         judge.go.set()
         assert len(await first) == 2
