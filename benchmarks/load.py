@@ -37,6 +37,7 @@ SEEDS_PER_PROMPT: Final = (1, 4)  # the fewest, where batching helps most, and w
 ALONE: Final = "one at a time"
 TOGETHER: Final = "together"
 START_SECONDS: Final = 120.0
+COLUMNS: Final = ["asked", "callers", "answers/s together", ALONE, "ratio", "p50 / p95 / p99 ms together", ALONE, "of the bare forward"]
 TARGETS: Final = "targets: together at least 2 times one at a time at 32 callers, and at most 1.2 times the bare forward of 32 prompts"
 
 
@@ -60,13 +61,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="whether it runs, in half a minute; its figures say nothing")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="threads of torch in each service, of which one works at a time")
+    parser.add_argument("--rounds", type=int, default=Load.rounds, help="rounds that count, after one that does not")
+    parser.add_argument("--seconds", type=float, default=Load.seconds, help="how long a round lasts at least")
     parser.add_argument("--serve", choices=["detector", "sampler"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
         serve_one_at_a_time(options.serve)
         return
     torch.set_num_threads(options.threads)
-    load = QUICK if options.quick else Load()
+    load = QUICK if options.quick else Load(rounds=options.rounds, seconds=options.seconds)
     prompts = phantom_films(60, options.seed).prompts
     model = random_model(prompts, options.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -76,9 +79,7 @@ def main() -> None:
     name = "load-quick" if options.quick else "load"
     settings = {"threads": options.threads, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"), **vars(load)}
     path = keep(name, seed=options.seed, settings=settings, figures={"screening": screening, "generation": generation})
-    columns = ["callers", "seeds", "served", "answers/s", "p50 ms", "p95 ms", "p99 ms", "of one at a time", "of bare forward"]
-    tell(f"One prompt a request; {TARGETS}", columns, [_row(row) for row in screening], path)
-    tell(f"One image a request, {load.generation_steps} steps", columns, [_row(row) for row in generation], path)
+    tell(f"One prompt or image ({load.generation_steps} steps) a request; {TARGETS}", COLUMNS, table(screening, generation), path)
 
 
 @dataclass(frozen=True)
@@ -248,12 +249,22 @@ def serve_one_at_a_time(service: str) -> None:
             sampler_app.main()
 
 
-def _row(row: dict[str, Any]) -> list[str]:
-    """A line of the table."""
-    latency = [f"{row['seconds'][name] * 1000:.0f}" for name in ("p50", "p95", "p99")]
-    bare = f"{row['of_bare']:.2f}" if "of_bare" in row else "–"
-    seeds = str(row.get("seeds_per_prompt", "–"))
-    return [str(row["callers"]), seeds, row["served"], shown(row["per_second"], digits=1), *latency, f"{row['of_alone']:.2f}", bare]
+def table(screening: list[dict[str, Any]], generation: list[dict[str, Any]]) -> list[list[str]]:
+    """The lines of the table, each of both ways of being served."""
+    lines = []
+    for together, alone in zip(*[iter(screening + generation)] * 2, strict=True):
+        seeds = together.get("seeds_per_prompt")
+        asked = "an image" if seeds is None else f"screening, {seeds} seed{'s' if seeds > 1 else ''}"
+        rates = [shown(row["per_second"], digits=1) for row in (together, alone)]
+        bare = f"{together['of_bare']:.2f}" if "of_bare" in together else "–"
+        lines.append(
+            [asked, str(together["callers"]), *rates, f"{together['of_alone']:.2f}", _latencies(together), _latencies(alone), bare]
+        )
+    return lines
+
+
+def _latencies(row: dict[str, Any]) -> str:
+    return " / ".join(f"{row['seconds'][name] * 1000:.0f}" for name in ("p50", "p95", "p99"))
 
 
 if __name__ == "__main__":

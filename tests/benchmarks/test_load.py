@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
@@ -33,7 +33,26 @@ def test_quick_run_prints_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert together["seconds"]["n"] >= 8
     assert together["seconds"]["p50"] <= together["seconds"]["p95"] <= together["seconds"]["p99"]
     assert [row["served"] for row in figures["generation"]] == [load.TOGETHER, load.ALONE]
-    assert "8 " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for cells in load.table(figures["screening"], figures["generation"]):
+        assert all(word in out for cell in cells for word in cell.split())  # a cell may take several lines
+
+
+def test_line_of_the_table_has_both_ways_of_being_served() -> None:
+    together = row(load.TOGETHER, 20.0, of_bare=1.234, of_alone=2.0, callers=8, seeds_per_prompt=4)
+    alone = row(load.ALONE, 10.0, of_bare=2.468, of_alone=1.0, callers=8, seeds_per_prompt=4)
+    images = [row(served, 5.0, of_alone=1.0, callers=4) for served in (load.TOGETHER, load.ALONE)]
+    rates = ["20.0 (20.0-20.0)", "10.0 (10.0-10.0)"]
+    assert load.table([together, alone], images) == [
+        ["screening, 4 seeds", "8", *rates, "2.00", "50 / 100 / 200", "100 / 200 / 400", "1.23"],
+        ["an image", "4", *["5.0 (5.0-5.0)"] * 2, "1.00", *["200 / 400 / 800"] * 2, "–"],
+    ]
+
+
+def row(served: str, per_second: float, **facts: Any) -> dict[str, Any]:
+    """What was seen of one way of being served."""
+    seconds = {"p50": 1 / per_second, "p95": 2 / per_second, "p99": 4 / per_second}
+    return {"served": served, "per_second": results.spread([per_second]), "seconds": seconds, **facts}
 
 
 def test_service_of_one_at_a_time_is_the_real_one_with_batches_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
