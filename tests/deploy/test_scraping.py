@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,15 +162,22 @@ def calibration(house: House) -> dict[str, Any]:
 def train_and_lose_the_process(house: House) -> None:
     """A training whose process is killed once it has a checkpoint."""
     stocked = house.home.stocked
-    body = {"name": MARKER, "dataset": stocked.dataset.id, "base": stocked.model.id, "steps": 300, "batch_size": 4, "checkpoint_every": 20}
+    body = {"name": MARKER, "dataset": stocked.dataset.id, "base": stocked.model.id, "steps": 600, "batch_size": 4, "checkpoint_every": 20}
     path = house.begin("trainer", "training-jobs", body)
     house.wait(lambda: "checkpoint_step" in (house.send("trainer", path).json()["progress"].get("values") or {}), "a checkpoint")
     trainer = next(service for service in house.supervisor.services if service.name == "trainer")
-    worker = next(
-        child for child in psutil.Process(trainer.process.pid).children(recursive=True) if path.rpartition("/")[2] in child.cmdline()
-    )
-    worker.send_signal(signal.SIGKILL)
+    house.wait(lambda: kill_worker(trainer.process.pid, path.rpartition("/")[2]), "the death of its process")
     house.finish("trainer", path)
+
+
+def kill_worker(service: int, job: str) -> bool:
+    """Kill the process of a job, where it is found; others of the service come and go meanwhile."""
+    for child in psutil.Process(service).children(recursive=True):
+        with suppress(psutil.Error):
+            if job in child.cmdline():
+                child.send_signal(signal.SIGKILL)
+                return True
+    return False
 
 
 def search(house: House) -> None:
