@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.server
 CALLERS = 12
 NAP_MILLISECONDS = 150
+PATIENCE_SECONDS = 60
 
 
 class Load:
@@ -57,12 +59,19 @@ def begun(logs: str) -> set[int]:
     return {line["number"] for line in lines if line["event"] == "nap begun"}
 
 
+def wait_for(condition: Callable[[], object]) -> None:
+    """Return once it holds; fail where it never does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_sigterm_under_load_loses_no_accepted_request(start_server: Callable[[], Any]) -> None:
     with start_server() as server:
         load = Load(server.port)
         load.start()
-        while len(load.answered) < 3 * CALLERS:
-            threading.Event().wait(0.01)
+        wait_for(lambda: len(load.answered) >= 3 * CALLERS)
         server.process.terminate()
         assert server.process.wait(timeout=60) == 0
         load.join()
@@ -82,8 +91,7 @@ def test_request_that_cannot_end_in_time_is_answered_503(start_server: Callable[
 
         caller = threading.Thread(target=ask)
         caller.start()
-        while not begun(server.logs()):
-            threading.Event().wait(0.01)
+        wait_for(lambda: begun(server.logs()))
         server.process.terminate()
         caller.join(60)
         assert server.process.wait(timeout=60) == 0
@@ -97,8 +105,7 @@ def test_request_under_way_is_answered_and_its_connection_closed(start_server: C
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             connection.sendall(b"POST /v1/naps HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 35\r\n\r\n")
             connection.sendall(b'{"number": 1, "milliseconds": 500 }')
-            while not begun(server.logs()):
-                threading.Event().wait(0.01)
+            wait_for(lambda: begun(server.logs()))
             server.process.terminate()
             received = b""
             while chunk := connection.recv(65536):
