@@ -103,7 +103,7 @@ def test_pods_are_restricted(overlay: str) -> None:
         assert pod["automountServiceAccountToken"] is False, name
         assert pod["enableServiceLinks"] is False, name
         kinds = {kind for volume in pod.get("volumes", []) for kind in volume if kind != "name"}
-        assert kinds <= {"emptyDir", "secret", "projected", "persistentVolumeClaim"}, name
+        assert kinds <= {"emptyDir", "secret", "projected", "configMap", "persistentVolumeClaim"}, name
 
 
 @every_rendering
@@ -288,15 +288,36 @@ def test_pods_mount_the_settings_of_this_rendering(overlay: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def demo_secrets() -> dict[str, dict[str, str]]:
-    """The secrets that the demo's script makes: names, keys and values."""
+def demo_made() -> list[dict[str, Any]]:
+    """What the demo's script makes."""
     find_program("openssl", package="openssl")
     find_program("kubectl", package="kubectl 1.30 or newer")
     script = KUBERNETES / "overlays" / "cpu-demo" / "secrets.sh"
     done = subprocess.run([str(script)], capture_output=True, text=True, check=True, timeout=60)
-    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
-    assert {document["kind"] for document in documents} == {"Secret"}
-    return {document["metadata"]["name"]: document["data"] for document in documents}
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@pytest.fixture(scope="module")
+def demo_secrets(demo_made: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The secrets among it: names, keys and values."""
+    return {document["metadata"]["name"]: document["data"] for document in demo_made if document["kind"] == "Secret"}
+
+
+def test_demo_trusts_its_own_authority(demo_made: list[dict[str, Any]], demo_secrets: dict[str, dict[str, str]]) -> None:
+    (trust,) = [document for document in demo_made if document["kind"] != "Secret"]
+    assert (trust["kind"], trust["metadata"]["name"]) == ("ConfigMap", "lethe-trust")
+    assert trust["data"]["ca.crt"].encode() == base64.b64decode(demo_secrets["lethe-tls"]["ca.crt"])
+
+
+@every_rendering
+def test_authorities_are_a_file_that_the_installation_owns(overlay: str) -> None:
+    trusting = [(name, container, pod) for name, container, pod in containers(overlay) if "SSL_CERT_FILE" in str(container.get("env"))]
+    assert len(trusting) >= 6
+    for name, container, pod in trusting:
+        path = next(Path(variable["value"]) for variable in container["env"] if variable["name"] == "SSL_CERT_FILE")
+        volume = next(mount["name"] for mount in container["volumeMounts"] if mount["mountPath"] == str(path.parent))
+        assert {"name": volume, "configMap": {"name": "lethe-trust"}} in pod["volumes"], name
+        assert path.name == "ca.crt", name
 
 
 def test_demo_secrets_are_all_that_the_overlay_refers_to(demo_secrets: dict[str, dict[str, str]]) -> None:

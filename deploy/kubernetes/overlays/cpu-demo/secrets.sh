@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints the secrets that the cpu-demo overlay refers to, with fresh random values: overlays/cpu-demo/secrets.sh | kubectl create -f -
+# Prints the secrets that the cpu-demo overlay refers to, with fresh random values, and the authority to be trusted: overlays/cpu-demo/secrets.sh | kubectl create -f -
 # Run it once: what it makes is printed nowhere else, and a second run would make other passwords than the database already has.
 # The API keys of mitigator and Prometheus are made afterwards, by 'lethe key create' (docs/install-kubernetes.md).
 
@@ -46,3 +46,4 @@ openssl req -x509 "${elliptic[@]}" -keyout ca.key -out ca.crt -subj '/CN=lethe-d
 openssl req -x509 "${elliptic[@]}" -keyout tls.key -out tls.crt -subj '/CN=lethe-demo' -CA ca.crt -CAkey ca.key \
     -addext 'basicConstraints=critical,CA:FALSE' -addext 'extendedKeyUsage=serverAuth' -addext "subjectAltName=$names" 2>/dev/null
 secret lethe-tls ca.crt tls.crt tls.key
+kubectl create configmap lethe-trust --namespace lethe --dry-run=client --output yaml --from-file=ca.crt
