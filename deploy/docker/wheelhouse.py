@@ -52,13 +52,16 @@ def main() -> None:
     parser.add_argument("--extras", default="", help="optional parts of Lethe to include, parted by ','")
     arguments = parser.parse_args()
     folder = WHEELHOUSE / arguments.variant
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     extras = [extra for extra in arguments.extras.split(",") if extra]
     torch, rest = chosen_entries(arguments.variant, extras=extras)
-    fetch_torch(torch, folder, variant=arguments.variant)
-    fetch(rest, folder)
-    (folder / REQUIREMENTS).write_text(torch + "".join(rest), encoding="utf-8")
+    wanted, held = torch + "".join(rest), folder / REQUIREMENTS
+    # The list is written last: where it is the same, every wheel is there.
+    if not held.exists() or held.read_text(encoding="utf-8") != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        fetch_torch(torch, folder, variant=arguments.variant)
+        fetch(rest, folder)
+        held.write_text(wanted, encoding="utf-8")
     sys.stdout.write(f"{len(list(folder.glob('*.whl')))} wheels in {folder.relative_to(ROOT)}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_entry_for_another_platform_is_left_out(tmp_path: Path) -> None:
     entries = wheelhouse.locked_entries(lock)
     assert list(entries) == ["flask-cors"]
     assert entries["flask-cors"].count("--hash=") == 2
+
+
+def test_wheelhouse_is_fetched_again_only_where_the_list_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[list[str]] = []
+    monkeypatch.setattr(wheelhouse, "ROOT", tmp_path)
+    monkeypatch.setattr(wheelhouse, "WHEELHOUSE", tmp_path)
+    monkeypatch.setattr(wheelhouse, "chosen_entries", lambda _variant, *, extras: ("torch\n", list(extras)))
+    monkeypatch.setattr(wheelhouse, "download", lambda what, _folder: fetched.append(what))
+    for extras in ("", "", "ray", "ray", ""):
+        monkeypatch.setattr(sys, "argv", ["wheelhouse.py", "cpu", "--extras", extras])
+        wheelhouse.main()
+    assert len(fetched) == 3 * 2, "torch, and the rest"
 
 
 def test_lock_that_lacks_something_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
