@@ -217,11 +217,13 @@ async def test_job_taken_over_elsewhere_is_dropped_here(
 
 async def test_training_figures_become_metrics(store: JobStore, executors: Executors) -> None:
     seen = total("lethe_training_step_seconds_count", slot="0")
-    store.create(job_id="job_1", kind="steps", spec={"steps": 60})
+    store.create(job_id="job_1", kind="steps", spec={"steps": 100_000})
     async with make_runner(store, executors(1)).serving():
+        await until(lambda: 0 < total("lethe_training_loss", slot="0") <= 1)
+        await until(lambda: total("lethe_training_step_seconds_count", slot="0") > seen)
+        store.request_cancel("job_1")
         await until(settled(store, "job_1"))
-    assert total("lethe_training_step_seconds_count", slot="0") > seen
-    assert 0 < total("lethe_training_loss", slot="0") <= 1
+        await until(lambda: total("lethe_training_loss", slot="0") == 0)  # what ended is shown no more
 
 
 async def test_database_that_is_away_shows_in_readiness_and_comes_back(
