@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,20 +42,37 @@ class Anchors:
         """Let go of connections."""
         self._store.close()
 
-    def write(self, head: ChainedEvent) -> None:
+    def write(self, head: ChainedEvent) -> Anchor:
         """Note that the log reached this event; it may be noted already."""
         data = json.dumps({"sequence": head.sequence, "hash": head.hash}).encode("ascii")
-        try:
+        with suppress(AlreadyExistsError):
             self._store.put(key=f"{_PREFIX}{head.sequence:020}-{head.hash}.json", data=data, if_absent=True)
-        except AlreadyExistsError:
-            return
+        return Anchor(head.sequence, head.hash)
 
     def read(self) -> Iterator[Anchor]:
-        """All anchors by sequence; several of one sequence where somebody wrote another."""
+        """All anchors by sequence, those too that somebody deleted and the store keeps; several of one sequence where there are others."""
         after = ""
-        while page := self._store.list(prefix=_PREFIX, start_after=after):
-            for info in page:
-                match = _NAME.fullmatch(info.key.removeprefix(_PREFIX))
-                if match is not None:
-                    yield Anchor(int(match["sequence"]), match["hash"])
-            after = page[-1].key
+        while page := self._store.list_kept(prefix=_PREFIX, start_after=after):
+            yield from _anchors_in(page)
+            after = page[-1]
+
+    def newest(self, *, after: int, until: ChainedEvent) -> Anchor | None:
+        """The last of the anchors after a number, up to that of an event; None without one."""
+        newest = None
+        key = f"{_PREFIX}{after:020}~"  # behind every name with that number
+        while page := self._store.list(prefix=_PREFIX, start_after=key):
+            for anchor in _anchors_in(info.key for info in page):
+                if anchor.sequence > until.sequence:
+                    return newest
+                if anchor.sequence < until.sequence or anchor.hash == until.hash:
+                    newest = anchor
+            key = page[-1].key
+        return newest
+
+
+def _anchors_in(keys: Iterable[str]) -> Iterator[Anchor]:
+    """The anchors among objects."""
+    for key in keys:
+        match = _NAME.fullmatch(key.removeprefix(_PREFIX))
+        if match is not None:
+            yield Anchor(int(match["sequence"]), match["hash"])

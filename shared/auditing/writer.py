@@ -11,8 +11,8 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from shared.auditing.anchors import Anchors
-from shared.auditing.events import AuditEvent
+from shared.auditing.anchors import Anchor, Anchors
+from shared.auditing.events import AuditEvent, ChainedEvent
 from shared.auditing.log import AuditLog
 from shared.errors import LetheError, SaturatedError, UnavailableError
 from shared.telemetry import get_logger
@@ -21,7 +21,7 @@ EVENTS = Counter("lethe_audit_events_total", "Events written to the audit log.",
 WRITE_FAILURES = Counter("lethe_audit_write_failures_total", "Events that could not be written, whose actions did not happen.")
 ANCHOR_FAILURES = Counter("lethe_audit_anchor_failures_total", "Anchors of the audit log that could not be written; tried again.")
 
-# What a tail that is cut off unseen can hold at most; each anchor is one small object.
+# How old events become before an anchor covers them; each anchor is one small object.
 ANCHOR_SECONDS: Final = 10.0
 # One statement of this many rows takes milliseconds.
 _MOST_TOGETHER: Final = 256
@@ -48,7 +48,7 @@ class AuditWriter:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._committed = threading.Event()
-        self._unanchored = threading.Event()
+        self._anchored: Anchor | None = None
 
     @contextmanager
     def serving(self) -> Iterator[AuditWriter]:
@@ -83,7 +83,6 @@ class AuditWriter:
     def committed_elsewhere(self, event: AuditEvent) -> None:
         """Take note of an event that was committed within another transaction."""
         count_events([event])
-        self._unanchored.set()
 
     def _commit_batches(self) -> None:
         """Commit what waits until the end."""
@@ -95,7 +94,6 @@ class AuditWriter:
                 self._fail(batch, error)
                 continue
             count_events(events)
-            self._unanchored.set()
             for _, written in batch:
                 written.set_result(None)
 
@@ -103,7 +101,9 @@ class AuditWriter:
         """What waits, as soon as there is something; nothing at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_TOGETHER))]
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_TOGETHER))]
+        # From here on nobody can cancel. The event of who did so before is committed all the same, and told to nobody.
+        return [(event, written if written.set_running_or_notify_cancel() else Future()) for event, written in batch]
 
     def _fail(self, batch: Sequence[tuple[AuditEvent, Future[None]]], error: Exception) -> None:
         """Tell all who wait that their events are not in the log."""
@@ -114,21 +114,25 @@ class AuditWriter:
             written.set_exception(told)
 
     def _anchor_heads(self) -> None:
-        """Anchor the head at most so often, and once all is committed."""
+        """Anchor the head at most so often, and once all is committed: events of this process, and those of others that are gone."""
         while not self._committed.wait(self._anchor_seconds):
-            self._anchor()
-        self._anchor()
+            self._try_to_anchor()
+        self._try_to_anchor(at_end=True)
 
-    def _anchor(self) -> None:
+    def _try_to_anchor(self, *, at_end: bool = False) -> None:
         """Anchor the head if it is new; a store that is away is tried again next time."""
-        if not self._unanchored.is_set():
-            return
-        self._unanchored.clear()
         try:
             head = self.log.head()
-            if head is not None:
-                self._anchors.write(head)
+            if head is not None and (self._anchored is None or head.hash != self._anchored.hash):
+                self._anchor(head, at_end=at_end)
         except Exception as error:  # noqa: BLE001 - the thread must live on; what failed is counted and logged
-            self._unanchored.set()
             ANCHOR_FAILURES.inc()
             _LOG.warning("the audit log was not anchored", exc_info=error)
+
+    def _anchor(self, head: ChainedEvent, *, at_end: bool) -> None:
+        """Anchor the head, unless it is, or another service anchored what came before in the meantime and will again."""
+        after = head.sequence - 1 if self._anchored is None else self._anchored.sequence
+        newest = self._anchors.newest(after=after, until=head)
+        if newest is None or (at_end and newest.sequence < head.sequence):
+            newest = self._anchors.write(head)
+        self._anchored = newest

@@ -65,6 +65,10 @@ class DirectoryStore:
         with measured("list"):
             return list(islice(self._walk(self._root, "", prefix, start_after), limit))
 
+    def list_kept(self, *, prefix: str, start_after: str = "", limit: int = 1000) -> Names:
+        """List keys; what is deleted from a folder is gone."""
+        return [info.key for info in self.list(prefix=prefix, start_after=start_after, limit=limit)]
+
     def list_folders(self, *, prefix: str) -> Names:
         """List the names of the folders directly below `prefix` that hold objects."""
         validate_prefix(prefix)

@@ -56,6 +56,10 @@ class ObjectStore(Protocol):
         """List at most `limit` objects whose keys begin with `prefix` and sort behind `start_after`, by key, without digests."""
         ...
 
+    def list_kept(self, *, prefix: str, start_after: str = "", limit: int = 1000) -> Names:
+        """The keys that `list` would name, and those under which the store keeps an object that a deletion only hid."""
+        ...
+
     def list_folders(self, *, prefix: str) -> Names:
         """List the names of the folders directly below `prefix` (empty or ending in '/') that hold objects, sorted."""
         ...

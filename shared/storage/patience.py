@@ -60,6 +60,10 @@ class PatientStore:
         """List objects by key."""
         return self._patiently(lambda: self._store.list(prefix=prefix, start_after=start_after, limit=limit))
 
+    def list_kept(self, *, prefix: str, start_after: str = "", limit: int = 1000) -> Names:
+        """List keys, of hidden objects too."""
+        return self._patiently(lambda: self._store.list_kept(prefix=prefix, start_after=start_after, limit=limit))
+
     def list_folders(self, *, prefix: str) -> Names:
         """List the names of the folders directly below `prefix`."""
         return self._patiently(lambda: self._store.list_folders(prefix=prefix))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from io import BytesIO
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import httpx
@@ -42,6 +42,10 @@ POOL_SIZE = 16
 PRESIGNED_FOR = timedelta(minutes=10)
 
 _log = get_logger(__name__)
+
+
+class _NotImplementedByServerError(UnavailableError):
+    """The server does not know what it was asked for."""
 
 
 class S3Store:
@@ -140,6 +144,23 @@ class S3Store:
         with self._operation("list", prefix):
             found = self._client.list_objects(bucket_name=self._bucket, prefix=prefix, recursive=True, start_after=start_after or None)
             return [ObjectInfo(key=entry.object_name, size_bytes=entry.size, sha256=None) for entry in islice(found, limit)]
+
+    def list_kept(self, *, prefix: str, start_after: str = "", limit: int = 1000) -> Names:
+        """List keys with all versions, which a delete marker hides from `list`; a server that knows no versions keeps none."""
+        validate_prefix(prefix)
+        try:
+            return self._list_versions(prefix, start_after, limit)
+        except _NotImplementedByServerError:
+            return [info.key for info in self.list(prefix=prefix, start_after=start_after, limit=limit)]
+
+    def _list_versions(self, prefix: str, start_after: str, limit: int) -> Names:
+        """One page of keys; what a server that ignores the marker repeats is passed over."""
+        with self._operation("list", prefix):
+            found = self._client.list_objects(
+                bucket_name=self._bucket, prefix=prefix, recursive=True, start_after=start_after or None, include_version=True
+            )
+            keys = (entry.object_name for entry in found if not entry.is_delete_marker and entry.object_name > start_after)
+            return list(islice((key for key, _ in groupby(keys)), limit))
 
     def list_folders(self, *, prefix: str) -> Names:
         """List the names of the folders directly below `prefix`, a thousand a request."""
@@ -286,6 +307,8 @@ class S3Store:
             return AlreadyExistsError(f"The object {key!r} exists already; committed objects never change.")
         if code == "NoSuchBucket":
             return UnavailableError(f"The object store has no bucket {self._bucket!r}; make it first.")
+        if code == "NotImplemented":
+            return _NotImplementedByServerError("The object store refused the request (NotImplemented).")
         return UnavailableError(f"The object store refused the request ({code}).")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import REGISTRY
 
 from shared.auditing import AuditLog
 from shared.auditing.chain import GENESIS
+from shared.auditing.log import BrokenLogError
 from shared.database import Database
 from shared.errors import NotFoundError, UnavailableError
 from shared.settings import Settings
@@ -103,5 +106,43 @@ def test_database_that_is_away_is_told(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError):
         log.append([make_event()])
     with pytest.raises(UnavailableError):
-        log.ping()
+        log.check()
     log.close()
+
+
+def test_nothing_is_appended_to_an_event_that_is_not_genuine(log: AuditLog, log_url: str) -> None:
+    log.append([make_event()])
+    with_other_key = AuditLog(Database(log_url), key=bytes(32))
+    for refused in (lambda: with_other_key.append([make_event()]), with_other_key.check):
+        with pytest.raises(BrokenLogError, match="audit-log verify"):
+            refused()
+    with_other_key.close()
+    assert REGISTRY.get_sample_value("lethe_audit_broken") == 1
+    log.append([make_event()])
+    assert REGISTRY.get_sample_value("lethe_audit_broken") == 0
+    assert [(event.sequence, log.chain.is_genuine(event)) for event in log.read()] == [(1, True), (2, True)]
+
+
+def test_row_that_somebody_inserted_stops_the_log_instead_of_being_built_upon(log: AuditLog, tamper: Callable[..., None]) -> None:
+    log.append([make_event()])
+    tamper("INSERT INTO audit_events VALUES (2, '{}', 'a', 'b')")
+    with pytest.raises(BrokenLogError):
+        log.append([make_event()])
+    assert [event.sequence for event in log.read()] == [1, 2]
+
+
+def test_no_key_is_made_for_a_log_that_has_events(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    written = AuditLog.open(settings)
+    written.append([make_event()])
+    written.close()
+    elsewhere = settings.model_copy(update={"keys": tmp_path / "elsewhere"})
+    with pytest.raises(BrokenLogError, match="LETHE_KEYS"):
+        AuditLog.open(elsewhere)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_key_is_made_before_a_database_answers(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    AuditLog.of(settings, Database(f"sqlite:///{tmp_path}")).close()
+    assert (settings.keys_folder / "audit-log.key").exists()

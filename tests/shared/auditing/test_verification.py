@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -161,3 +162,26 @@ def test_log_that_was_replaced_by_an_older_copy_is_found(log: AuditLog, anchors:
     assert [(finding.sequence, finding.what) for finding in findings] == [
         (4, "event 4 is not the one that was anchored in the object store")
     ]
+
+
+def test_event_that_is_committed_and_anchored_while_the_log_is_verified_is_not_missing(log: AuditLog, anchors: Anchors) -> None:
+    log.append([make_event()])
+    read_before = list(log.read())
+    log.append([make_event()])
+    anchors.write(log.newest(1)[0])
+    verification = verify(read_before, anchors.read(), log.chain, events_after=log.read)
+    assert (verification.events, verification.anchors, verification.findings) == (2, 1, [])
+
+
+def test_anchors_are_read_beside_the_events_and_not_before() -> None:
+    events = make_chain(3)
+    order: list[str] = []
+
+    def told(items: list[Any], name: str) -> Iterator[Any]:
+        for item in items:
+            order.append(f"{name} {item.sequence}")
+            yield item
+
+    anchors = [anchor_of(event) for event in events]
+    assert verify(told(events, "event"), told(anchors, "anchor"), CHAIN).findings == []
+    assert order == ["event 1", "anchor 1", "anchor 2", "event 2", "anchor 3", "event 3"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 
-from shared.auditing import Anchors, AuditEvent, AuditLog, AuditWriter, ChainedEvent
+from shared.auditing import Anchor, Anchors, AuditEvent, AuditLog, AuditWriter, ChainedEvent
 from shared.auditing import writer as writing
 from shared.errors import SaturatedError, UnavailableError
 from shared.storage import DirectoryStore
@@ -121,11 +122,12 @@ def test_head_is_anchored_while_serving_and_not_again(log: AuditLog, anchors: An
     noted: list[int] = []
     enough = threading.Event()
 
-    def note(head: ChainedEvent) -> None:
+    def note(head: ChainedEvent) -> Anchor:
         noted.append(head.sequence)
         if len(noted) == 1:
             raise UnavailableError("The store does not answer.")
         enough.set()
+        return Anchor(head.sequence, head.hash)
 
     monkeypatch.setattr(anchors, "write", note)
     before = counted("lethe_audit_anchor_failures_total")
@@ -144,3 +146,62 @@ def test_event_that_was_committed_elsewhere_is_counted_and_anchored(log: AuditLo
         writer.committed_elsewhere(event)
     assert counted("lethe_audit_events_total", action="train", outcome="done") == before + 1
     assert [anchor.sequence for anchor in anchors.read()] == [1]
+
+
+def test_who_stops_waiting_stops_neither_the_event_nor_the_writer(log: AuditLog, anchors: Anchors, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(log, monkeypatch)
+
+    async def give_up(writer: AuditWriter) -> None:
+        under_way = asyncio.wrap_future(writer.write(make_event(images=1)))
+        assert gate.entered.wait(PATIENCE)
+        queued = asyncio.wrap_future(writer.write(make_event(images=2)))
+        for waiting in (under_way, queued):
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        gate.open.set()
+        await asyncio.wait_for(asyncio.wrap_future(writer.write(make_event(images=3))), PATIENCE)
+
+    with AuditWriter(log, anchors).serving() as writer:
+        asyncio.run(give_up(writer))
+    assert [event.as_json()["event"]["images"] for event in log.read()] == [1, 2, 3]
+
+
+def test_events_of_a_service_that_was_killed_are_anchored_by_another(log: AuditLog, anchors: Anchors) -> None:
+    log.append([make_event(), make_event()])
+    with AuditWriter(log, anchors, anchor_seconds=3600).serving():
+        pass
+    assert [anchor.sequence for anchor in anchors.read()] == [2]
+
+
+def test_head_that_is_anchored_is_not_anchored_again(log: AuditLog, anchors: Anchors, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.append([make_event()])
+    anchors.write(log.newest(1)[0])
+    monkeypatch.setattr(anchors, "write", lambda _head: pytest.fail("anchored again"))
+    for _ in range(2):
+        writer = AuditWriter(log, anchors)
+        writer._try_to_anchor()
+        writer._try_to_anchor(at_end=True)
+        assert writer._anchored == next(anchors.read())
+
+
+def test_services_share_one_anchor_an_interval(log: AuditLog, anchors: Anchors) -> None:
+    first, second = AuditWriter(log, anchors), AuditWriter(log, anchors)
+    for _ in range(5):
+        for writer in (first, second):
+            log.append([make_event()])
+            writer._try_to_anchor()
+    assert [anchor.sequence for anchor in anchors.read()] == [1, 2, 4, 6, 8, 10]
+    log.append([make_event()])
+    for _ in range(2):  # the second is gone, which the first notices an interval later
+        first._try_to_anchor()
+    assert [anchor.sequence for anchor in anchors.read()][-1] == 11
+
+
+def test_head_that_is_not_genuine_is_not_anchored(log: AuditLog, anchors: Anchors, tamper: Callable[..., None]) -> None:
+    log.append([make_event()])
+    tamper("INSERT INTO audit_events VALUES (2, '{}', 'a', 'b')")
+    before = counted("lethe_audit_anchor_failures_total")
+    AuditWriter(log, anchors)._try_to_anchor()
+    assert list(anchors.read()) == []
+    assert counted("lethe_audit_anchor_failures_total") == before + 1

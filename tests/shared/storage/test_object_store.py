@@ -127,6 +127,17 @@ def test_listing_continues_behind_the_last_key(store: ObjectStore, folder: str) 
     assert seen == keys
 
 
+def test_kept_keys_are_listed_as_objects_are(store: ObjectStore, folder: str) -> None:
+    keys = [f"{folder}{name}" for name in ("a-b", "a/x", "a/y", "b", "c")]
+    for key in (*keys, keys[0], keys[3]):  # where versions are kept, one key has several
+        store.put(key=key, data=b"")
+    pages = [store.list_kept(prefix=folder, limit=2)]
+    while pages[-1] and len(pages) <= len(keys):
+        pages.append(store.list_kept(prefix=folder, start_after=pages[-1][-1], limit=2))
+    assert pages == [keys[:2], keys[2:4], keys[4:], []]
+    assert store.list_kept(prefix=f"{folder}nothing/") == []
+
+
 def test_folders_are_listed_by_name(store: ObjectStore, folder: str) -> None:
     for name in ("one/a", "one/b/c", "two/a", "file"):
         store.put(key=f"{folder}{name}", data=b"")
