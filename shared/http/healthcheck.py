@@ -1,18 +1,19 @@
 """Ask one address of a service whether all is well, and say so by the exit code: `python -m shared.http.healthcheck URL`.
 
-The URL is the one without TLS; where LETHE_TLS_CERTIFICATE says that the service shows a certificate, it is asked over TLS.
+The URL is the one without TLS; where the settings name a certificate, the service is asked over TLS.
 Containers have no curl. The standard library's client is used instead of httpx, which would be loaded anew at every check.
 """
 
 from __future__ import annotations
 
-import os
 import ssl
 import sys
 import urllib.error
 import urllib.request
 from http import HTTPStatus
 from typing import Final
+
+from shared.settings import get_settings
 
 EXIT_HEALTHY: Final = 0
 EXIT_UNHEALTHY: Final = 1
@@ -22,11 +23,11 @@ _TIMEOUT_SECONDS: Final = 8
 _SHOWN_BYTES: Final = 500
 
 
-def check(url: str) -> str | None:
+def check(url: str, *, tls: bool = False) -> str | None:
     """What is wrong there; None when it answers 200."""
     if not url.startswith("http://"):
         raise ValueError("URL must begin with http://; a health check asks its own container.")
-    if os.environ.get("LETHE_TLS_CERTIFICATE"):
+    if tls:
         url = "https" + url.removeprefix("http")
     # Proxies of the environment are for the world outside.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_any_certificate()))
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("Usage: python -m shared.http.healthcheck URL\n")
         return EXIT_USAGE
-    wrong = check(arguments[0])
+    wrong = check(arguments[0], tls=get_settings().tls_certificate is not None)
     if wrong is None:
         return EXIT_HEALTHY
     sys.stdout.write(f"{arguments[0]} {wrong}\n")

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from shared.http import healthcheck
 from shared.http.healthcheck import EXIT_HEALTHY, EXIT_UNHEALTHY, EXIT_USAGE, check, main
+from shared.settings import Settings
 from tests.fixtures.certificates import Certificate
 from tests.servers.processes import free_port
 
@@ -57,16 +59,19 @@ def test_address_that_answers_503_is_not_and_its_reasons_are_shown(url: str, cap
     assert 'answers 503: {"reasons": ["draining"]}' in capsys.readouterr().out
 
 
-def test_service_with_a_certificate_is_asked_over_tls(url: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LETHE_TLS_CERTIFICATE", str(certificate.chain))
-    assert "does not answer" in str(check(f"{url}/readyz"))
+def test_service_with_a_certificate_is_asked_over_tls(
+    url: str, certificate: Certificate, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(healthcheck, "get_settings", lambda: Settings(tls_certificate=certificate.chain, tls_key=certificate.key))
+    assert main([f"{url}/readyz"]) == EXIT_UNHEALTHY
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.chain, certificate.key)
     with HTTPServer(("127.0.0.1", 0), Service) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         with serving(server):
-            assert check(f"http://localhost:{server.server_port}/readyz") is None
-            assert "answers 503" in str(check(f"http://127.0.0.1:{server.server_port}/draining"))
+            assert main([f"http://localhost:{server.server_port}/readyz"]) == EXIT_HEALTHY
+            assert main([f"http://127.0.0.1:{server.server_port}/draining"]) == EXIT_UNHEALTHY
+    assert ["does not answer" in line or "answers 503" in line for line in capsys.readouterr().out.splitlines()] == [True, True]
 
 
 def test_silent_address_is_not_healthy() -> None:
