@@ -56,7 +56,9 @@ def mitigation_routes() -> APIRouter:
 
 async def _released(body: GenerationRequest, state: MitigatorState, record: RequestRecord) -> GenerationReply:
     """The request's safe images, encoded off the loop."""
-    await record.charge_images(model=body.model, prompts=body.prompts, images_per_prompt=body.images_per_prompt)
+    model = await asyncio.to_thread(state.catalog.get, "model", body.model)
+    token_ids = await asyncio.to_thread(state.windows.token_ids, body.model, body.prompts)
+    await record.charge_images(model_digest=model.digest, token_ids=token_ids, images_per_prompt=body.images_per_prompt)
     answer = await asyncio.to_thread(_answer, await state.release(body))
     record.found({"generation": answer.id})
     return answer

@@ -65,16 +65,16 @@ def generation_routes() -> APIRouter:
 
 async def _generation(body: GenerationRequest, state: SamplerState, record: RequestRecord) -> Generation:
     """Draw what is asked for, and store it where that is asked too."""
-    await asyncio.to_thread(state.catalog.get, "model", body.model)
-    await record.charge_images(model=body.model, prompts=body.prompts, images_per_prompt=body.images_per_prompt)
+    model = await asyncio.to_thread(state.catalog.get, "model", body.model)
+    token_ids = await asyncio.to_thread(state.windows.token_ids, body.model, body.prompts)
+    await record.charge_images(model_digest=model.digest, token_ids=token_ids, images_per_prompt=body.images_per_prompt)
     order = Order(**body.model_dump(exclude={"output", "format"}))
     drawn = await draw(order, state.studio, state.windows)
     generation_id = new_id("generation")
     record.found({"generation": generation_id})
     if body.output == "inline":
         return await asyncio.to_thread(_inline, generation_id, drawn)
-    await asyncio.to_thread(record.begin)
-    manifest = await asyncio.to_thread(store, generation_id, order, drawn, state.catalog, state.settings)
+    manifest = await record.lasting(lambda: store(generation_id, order, drawn, state.catalog, state.settings))
     return Generation(id=manifest.id, images=[GeneratedImage(png=None, **image.model_dump()) for image in _stored(manifest)])
 
 

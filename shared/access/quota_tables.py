@@ -8,7 +8,7 @@ from shared.database import Schema, UtcMicroseconds
 
 METADATA = MetaData()
 
-# One row for each caller, meter, window and subject; of a window that is over, rows go with the caller's next one.
+# One row for each caller, meter, window and subject; of a window that is over, rows go with anybody's next one.
 QUOTA_USAGE = Table(
     "quota_usage",
     METADATA,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, case, delete, update
+from sqlalchemy import ColumnElement, Connection, case, delete, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.access.caller import Caller
@@ -56,15 +55,16 @@ class Quotas:
     Windows are whole minutes and whole days in UTC: what was used of one is forgotten at its end.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, database: Database, settings: Settings, *, now: Callable[[], datetime] | None = None) -> None:
         self._database = database
         self._settings = settings
-        self._now = now
+        self._now = now or _now
         self._limits: dict[Meter, int] = {
             "requests": settings.quota_requests_per_minute,
             "images": settings.quota_images_per_day,
             "prompt-images": settings.quota_images_per_prompt_per_day,
         }
+        self._forgotten: dict[Meter, datetime] = {}
 
     @property
     def count_requests(self) -> bool:
@@ -76,17 +76,21 @@ class Quotas:
         if caller.kind != "service":
             self._charge(caller, [_Item("requests", self._window_start("requests"), "", 1)])
 
-    def charge_images(self, caller: Caller, *, model: str, prompts: Sequence[str], images_per_prompt: int) -> Charge | None:
+    def charge_images(
+        self, caller: Caller, *, model_digest: str, token_ids: Sequence[Sequence[int]], images_per_prompt: int
+    ) -> Charge | None:
         """Count the images that a request asks for, in all and for each prompt and model, all or none of them.
 
+        A prompt is what the model reads of it: the ids of its tokens, padded to the window.
         QuotaExceededError when too few are left today, LimitExceededError when no day allows as many.
         """
         items = []
         if self._limits["images"]:
-            items.append(_Item("images", self._window_start("images"), "", len(prompts) * images_per_prompt))
+            items.append(_Item("images", self._window_start("images"), "", len(token_ids) * images_per_prompt))
         if self._limits["prompt-images"]:
             day = self._window_start("prompt-images")
-            marks = Counter(mark["hmac"] for mark in mark_prompts([f"{model}\n{_plain(prompt)}" for prompt in prompts], self._settings))
+            read = [f"{model_digest}\n{','.join(map(str, ids))}" for ids in token_ids]
+            marks = Counter(mark["hmac"] for mark in mark_prompts(read, self._settings))
             items += [_Item("prompt-images", day, mark, count * images_per_prompt) for mark, count in sorted(marks.items())]
         return self._charge(caller, items) if items else None
 
@@ -103,6 +107,7 @@ class Quotas:
         for item in items:
             if item.amount > self._limits[item.meter]:
                 raise LimitExceededError(f"The request asks for {item.amount} at once; {self._told(item.meter)} are allowed.")
+        self._forget_what_is_over(items)
         with self._database.writing() as connection:
             for item in items:
                 used = _add(connection, charge.caller, item, limit=self._limits[item.meter])
@@ -111,9 +116,15 @@ class Quotas:
                         f"The quota of {self._told(item.meter)} is used up, or what is left of it is too little.",
                         retry_after_seconds=self._seconds_left(item.meter),
                     )
-                if used == item.amount:
-                    _forget_before(connection, charge.caller, item)
         return charge
+
+    def _forget_what_is_over(self, items: Sequence[_Item]) -> None:
+        """Remove what anybody used in windows that are over, once for each, in a transaction that waits for no other."""
+        for meter, start in {item.meter: item.window_start for item in items}.items():
+            if self._forgotten.get(meter) != start:
+                with self._database.writing() as connection:
+                    _forget_before(connection, meter, start)
+                self._forgotten[meter] = start
 
     def _told(self, meter: Meter) -> str:
         """A quota in words."""
@@ -128,14 +139,14 @@ class Quotas:
         return max(1, ceil((self._window_start(meter) + _length(meter) - self._now()).total_seconds()))
 
 
+def _now() -> datetime:
+    """The moment."""
+    return datetime.now(UTC)
+
+
 def _length(meter: Meter) -> timedelta:
     """How long a window lasts."""
     return _MINUTE if meter == "requests" else _DAY
-
-
-def _plain(prompt: str) -> str:
-    """The prompt as tokenizers take it: case, width and spaces make no other prompt."""
-    return " ".join(unicodedata.normalize("NFKC", prompt).casefold().split())
 
 
 def _row_of(caller: str, item: _Item) -> tuple[ColumnElement[bool], ...]:
@@ -160,8 +171,9 @@ def _add(connection: Connection, caller: str, item: _Item, *, limit: int) -> int
     return used
 
 
-def _forget_before(connection: Connection, caller: str, item: _Item) -> None:
-    """Remove what a caller used on a meter in windows that are over."""
+def _forget_before(connection: Connection, meter: Meter, start: datetime) -> None:
+    """Remove what was used on a meter before; rows that somebody else removes or changes now are left to the next time."""
     columns = QUOTA_USAGE.c
-    over = (columns.caller == caller, columns.meter == item.meter, columns.window_start < item.window_start)
-    connection.execute(delete(QUOTA_USAGE).where(*over))
+    key = list(QUOTA_USAGE.primary_key)
+    over = select(*key).where(columns.meter == meter, columns.window_start < start).with_for_update(skip_locked=True)
+    connection.execute(delete(QUOTA_USAGE).where(tuple_(*key).in_(over)))

@@ -36,6 +36,7 @@ class AuditEvent:
     resources: Mapping[str, str] = field(default_factory=dict)
     prompts: Sequence[PromptMark] = ()
     images: int = 0
+    left_out: int = 0  # events like this one, of callers who showed nothing valid, that came just before and were not written
     trace_id: str | None = None
 
     def content(self) -> str:
@@ -53,6 +54,7 @@ class AuditEvent:
             "resources": dict(self.resources),
             "prompts": list(self.prompts),
             "images": self.images,
+            "left_out": self.left_out,
             "trace_id": self.trace_id,
         }
         return json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -14,10 +14,10 @@ import typer
 
 from shared.access import EVERY_SCOPE, Scope
 from shared.access.key_records import IssuedKey, KeyRecord, KeyRecords, KeyWitness, Secret
-from shared.auditing import AuditLog, record_administration
-from shared.cli.console import print_facts, print_json, print_table
+from shared.auditing import Anchors, AuditLog, record_administration
+from shared.cli.console import ERRORS, print_facts, print_json, print_table
 from shared.database import Database
-from shared.errors import InvalidRequestError, UnauthenticatedError
+from shared.errors import InvalidRequestError, LetheError, UnauthenticatedError
 from shared.http.migrations import migrate_embedded
 from shared.http.operations import rfc3339
 from shared.settings import get_settings
@@ -47,7 +47,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once."""
-    with _records() as records:
+    with _changes() as records:
         if into is not None and _holds_valid_key(into, records):
             print_facts({"file": f"{into} holds a valid key already"})
             return
@@ -78,7 +78,7 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Make another secret for a key, which stays the same caller, and show it, this once."""
-    with _records() as records:
+    with _changes() as records:
         issued = records.rotate(key_id, lifetime=_lifetime(days), overlap=timedelta(hours=overlap_hours))
         _hand_over(issued, into, as_json=as_json)
 
@@ -86,9 +86,24 @@ def rotate(
 @key.command()
 def revoke(key_id: KeyId) -> None:
     """End a key with all its secrets; services may take ten seconds to know. Again is harmless."""
-    with _records() as records:
+    with _changes() as records:
         records.revoke(key_id)
     print_facts({"revoked": key_id})
+
+
+@contextmanager
+def _changes() -> Iterator[KeyRecords]:
+    """The same for who changes them: at the end the log is anchored, by a service where the store does not answer now."""
+    with _records() as records:
+        yield records
+    settings = get_settings()
+    try:
+        with closing(AuditLog.open_to_read(settings)) as log, closing(Anchors.open(settings)) as anchors:
+            head = log.head()
+            if head is not None:
+                anchors.write(head)
+    except (LetheError, ValueError) as error:
+        ERRORS.print(f"The audit log was not anchored: {error}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

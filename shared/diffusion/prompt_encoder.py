@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +17,11 @@ _ENCODER_CONFIG: Final = "text_encoder/config.json"
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """How many tokens prompts have, and how many the text encoder reads."""
+    """How many tokens prompts have, how many the text encoder reads, and which those are, padded as the model pads them."""
 
     count: TokenCounter
     limit: int
+    pad: Callable[[Sequence[str]], list[list[int]]]
 
 
 def open_prompt_encoder(catalog: Catalog, model_id: str) -> PromptEncoder:
@@ -38,4 +39,10 @@ def open_prompt_encoder(catalog: Catalog, model_id: str) -> PromptEncoder:
         return [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
 
     config = json.loads(catalog.read_file(manifest, _ENCODER_CONFIG))
-    return PromptEncoder(count, int(config["max_position_embeddings"]))
+    limit = int(config["max_position_embeddings"])
+
+    def pad(prompts: Sequence[str]) -> list[list[int]]:
+        padded: list[list[int]] = tokenizer(list(prompts), padding="max_length", max_length=limit)["input_ids"]
+        return padded
+
+    return PromptEncoder(count, limit, pad)

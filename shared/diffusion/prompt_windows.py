@@ -29,6 +29,14 @@ class PromptWindows:
             lengths = encoder.count(prompts)
         require_fitting(lengths, encoder.limit)
 
+    def token_ids(self, model_id: str, prompts: Sequence[str]) -> list[list[int]]:
+        """What the model reads of each prompt; refused as by `require_fit`."""
+        encoder = self._encoder(model_id)
+        with self._lock:
+            padded = encoder.pad(prompts)
+        require_fitting([len(ids) for ids in padded], encoder.limit)
+        return padded
+
     def _encoder(self, model_id: str) -> PromptEncoder:
         """The model's; read without the lock, because a slow store is no reason for others to wait."""
         encoder = self._held.get(model_id)

@@ -87,10 +87,14 @@ def create_app(
                 publish_build_info()
                 with Ledger.serving(service, settings, database) as ledger:
                     yield {"service": state, "database": database, "authenticator": authenticator, "ledger": ledger}
+                    await ledger.settled()
 
     def check_ready(request: Request) -> list[str]:
-        """Ask the database whether its tables are there, then the service with its own state."""
-        return reasons_to_migrate(request.state.database) or ready(read_state(request, state_type))
+        """Ask the database whether its tables are there and the audit log can go on, then the service with its own state."""
+        if reasons := reasons_to_migrate(request.state.database):
+            return reasons
+        request.state.ledger.writer.log.check()
+        return ready(read_state(request, state_type))
 
     every_router = (health_routes(ready=check_ready), docs_routes(), _info_routes(service), *routers)
     guarded = guarded_routes(every_router)

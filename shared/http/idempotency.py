@@ -19,6 +19,7 @@ from shared.errors import UnavailableError
 from shared.http.disconnects import while_connected
 from shared.http.kept_answers import Claim, KeptAnswers
 from shared.http.problems import MalformedRequestError
+from shared.http.recording import record_of
 from shared.jobs.idempotency import IdempotencyKey, canonical_digest
 from shared.jobs.leases import LEASE
 from shared.kept_keys import kept_key
@@ -72,6 +73,7 @@ async def answered_once(request: Request, body: BaseModel, work: Callable[[], Co
     except BaseException:
         await _settled(answers.release, claim)
         raise
+    record_of(request).keep_charge()  # first: a kept answer is repeated whatever becomes of this one
     await _settled(answers.keep, claim, content)
     return _json(content)
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final, Self, TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -35,8 +39,33 @@ _ACCEPTED: Final = 202
 _UNCOUNTED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _FIRST_ERROR: Final = 400
 _DEFECT: Final = 500
+_STOPPING: Final = 503
+# Long enough to see an attempt begin and end, and a day of them on one route is some megabytes.
+STRANGER_SECONDS: Final = 10.0
+# Commits take milliseconds; a database that is away fails them sooner or not at all.
+_SETTLING_SECONDS: Final = 5.0
+
+ResultT = TypeVar("ResultT")
 
 _LOG = get_logger(__name__)
+
+
+class Strangers:
+    """Bounds the events of callers who showed nothing valid: one in a while for each route and status; it tells how many were left out."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._told: dict[tuple[str, int], float] = {}
+        self._left_out: Counter[tuple[str, int]] = Counter()
+
+    def left_out(self, route: str, status: int) -> int | None:
+        """How many were left out before this one; None where this one is to be left out too."""
+        kind, now = (route, status), self._now()
+        if now - self._told.get(kind, -math.inf) < STRANGER_SECONDS:
+            self._left_out[kind] += 1
+            return None
+        self._told[kind] = now
+        return self._left_out.pop(kind, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +76,13 @@ class Ledger:
     settings: Settings
     writer: AuditWriter
     quotas: Quotas
+    strangers: Strangers = field(default_factory=Strangers)
+    answering: set[asyncio.Future[None]] = field(default_factory=set)
+
+    async def settled(self) -> None:
+        """Wait for requests that were cancelled and still tell what became of them, since nothing is written once this ledger is closed."""
+        if self.answering:
+            await asyncio.wait(self.answering, timeout=_SETTLING_SECONDS)
 
     @classmethod
     @contextmanager
@@ -72,7 +108,8 @@ class RequestRecord:
         self._resources: dict[str, str] = {}
         self._prompts: Sequence[str] = ()
         self._images = 0
-        self._charge: Charge | None = None
+        self._charging: asyncio.Task[Charge | None] | None = None
+        self._lasting: asyncio.Task[Any] | None = None
         self._told = False
 
     async def count(self, caller: Caller) -> None:
@@ -91,15 +128,32 @@ class RequestRecord:
         """Tell what the service made or looked up, by names that are its own."""
         self._resources |= resources
 
-    async def charge_images(self, *, model: str, prompts: Sequence[str], images_per_prompt: int) -> None:
-        """Charge images before they are drawn; they are given back if nothing is released."""
-        charge = self._ledger.quotas.charge_images
-        self._charge = await asyncio.to_thread(charge, self._caller, model=model, prompts=prompts, images_per_prompt=images_per_prompt)
+    async def charge_images(self, *, model_digest: str, token_ids: Sequence[Sequence[int]], images_per_prompt: int) -> None:
+        """Charge images before they are drawn; they are given back if nothing is released, also where the caller leaves meanwhile."""
+        charge = partial(self._ledger.quotas.charge_images, self._caller, model_digest=model_digest, token_ids=token_ids)
+        self._charging = asyncio.create_task(asyncio.to_thread(charge, images_per_prompt=images_per_prompt))
+        await asyncio.shield(self._charging)
+
+    def keep_charge(self) -> None:
+        """What was drawn may be asked for again from now on, so it stays charged whatever becomes of this answer."""
+        self._charging = None
 
     def begin(self) -> None:
         """Write the event now, on a thread: what follows changes something before the answer can be given."""
         self._ledger.writer.write(self._event("begun")).result()
         self._told = True
+
+    async def lasting(self, change: Callable[[], ResultT]) -> ResultT:
+        """Begin, and change something on a thread, to the end even if the caller leaves: where that succeeds, its charge stays."""
+
+        def work() -> ResultT:
+            """Both, one after the other."""
+            self.begin()
+            return change()
+
+        self._lasting = asyncio.create_task(asyncio.to_thread(work))
+        result: ResultT = await asyncio.shield(self._lasting)
+        return result
 
     def of_job(self, *, kind: str, job_id: str, spec: dict[str, Any]) -> JobWitness:
         """What writes the event within the transaction that queues a job; `queued` follows once that is committed."""
@@ -120,12 +174,18 @@ class RequestRecord:
         outcome = _outcome_of(status)
         if outcome == "done":
             self._resources = {name: str(value) for name, value in named.items()} | self._resources
-        if outcome == "denied" or (self._action != "read" and not (outcome == "done" and self._told)):
-            await asyncio.wrap_future(self._ledger.writer.write(self._event(outcome, status=status)))
+        left_out = self._ledger.strangers.left_out(self._route, status) if outcome == "denied" and self._caller is NOBODY else 0
+        is_told = await self._has_lasted() or (outcome == "done" and self._told)
+        if left_out is not None and (outcome == "denied" or (self._action != "read" and not is_told)):
+            await asyncio.wrap_future(self._ledger.writer.write(self._event(outcome, status=status, left_out=left_out)))
 
     async def give_back(self) -> None:
         """Take the charge back, since nothing is released; where the database is away it stays."""
-        charge, self._charge = self._charge, None
+        charging, self._charging = self._charging, None
+        if charging is None or await self._has_lasted():
+            return
+        await asyncio.wait([charging])
+        charge = None if charging.exception() else charging.result()
         if charge is None:
             return
         try:
@@ -133,7 +193,14 @@ class RequestRecord:
         except LetheError as error:
             _LOG.warning("a charge was not given back", exc_info=error)
 
-    def _event(self, outcome: Outcome, *, status: int | None = None) -> AuditEvent:
+    async def _has_lasted(self) -> bool:
+        """Whether a change was made that stays, though its caller may have left."""
+        if self._lasting is None:
+            return False
+        await asyncio.wait([self._lasting])
+        return self._lasting.exception() is None
+
+    def _event(self, outcome: Outcome, *, status: int | None = None, left_out: int = 0) -> AuditEvent:
         """The event as it is known now."""
         return AuditEvent(
             moment=self._moment,
@@ -148,6 +215,7 @@ class RequestRecord:
             resources=dict(self._resources),
             prompts=mark_prompts(self._prompts, self._ledger.settings),
             images=self._images,
+            left_out=left_out,
             trace_id=current_trace_id(),
         )
 
@@ -174,11 +242,20 @@ class Recording:
         record = RequestRecord(scope["state"]["ledger"], route=route, action=action)
         scope["state"]["record"] = record
         gate = _Gate(record, scope, receive, send)
+        ended = asyncio.get_running_loop().create_future()
+        answering = scope["state"]["ledger"].answering
+        answering.add(ended)
         try:
             await self._app(scope, receive, gate.send)
-        except Exception:
-            await gate.fail()
+        except asyncio.CancelledError:  # the patience of a service that stops is over
+            await asyncio.shield(gate.fail(_STOPPING))
             raise
+        except Exception:
+            await gate.fail(_DEFECT)
+            raise
+        finally:
+            answering.discard(ended)
+            ended.set_result(None)
 
     def _use_of(self, scope: Scope) -> tuple[str, Action]:
         """The template of the route that a request asks for, and what its use means; some are denied before any route is reached."""
@@ -226,15 +303,16 @@ class _Gate:
         if not self._withheld:
             await self._send(message)
 
-    async def fail(self) -> None:
-        """Note a request that ended in a defect before its answer began."""
+    async def fail(self, status: int) -> None:
+        """Note a request that ended before its answer began."""
         if self._begun:
             return
-        await self._record.give_back()
         try:
-            await self._record.release(_DEFECT, named={})
+            await self._record.release(status, named={})  # first, because a writer that stops takes no more events soon
         except LetheError as error:
-            _LOG.warning("a defect was not told in the audit log", exc_info=error)
+            _LOG.warning("a failed request was not told in the audit log", exc_info=error)
+        finally:
+            await self._record.give_back()
 
     async def _open(self, status: int) -> None:
         """Write the event of an answer; without it, another answer."""

@@ -27,6 +27,7 @@ def test_one_event_has_one_text() -> None:
         "resources": {"dataset": "ds_1", "model": "mdl_1"},
         "prompts": [],
         "images": 0,
+        "left_out": 0,
         "trace_id": None,
     }
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shared.access.key_records import KeyRecords
-from shared.auditing import AuditLog
+from shared.auditing import Anchors, AuditLog
 from shared.database import Database
-from shared.errors import UnauthenticatedError
+from shared.errors import UnauthenticatedError, UnavailableError
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -141,3 +141,21 @@ def test_each_change_is_in_the_audit_log(lethe: Lethe, home: Path) -> None:
         ("admin", f"lethe key {verb}") for verb in ("create", "rotate", "revoke")
     ]
     assert [event["resources"] for event in told] == [{"key": shown["id"]}] * 3
+
+
+def test_change_is_anchored_and_looking_is_not(lethe: Lethe, home: Path) -> None:
+    shown = made(lethe, "create", "ward", "--scope", "read")
+    assert lethe("key", "revoke", shown["id"]) == 0
+    assert lethe("key", "list") == 0
+    with closing(Anchors.open(Settings(home=home))) as anchors:
+        assert [anchor.sequence for anchor in anchors.read()] == [1, 2]
+
+
+def test_key_is_handed_over_where_the_log_cannot_be_anchored(lethe: Lethe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_anchors: Anchors, _head: object) -> None:
+        raise UnavailableError("The object store does not answer.")
+
+    monkeypatch.setattr(Anchors, "write", refuse)
+    assert lethe("key", "create", "ward", "--scope", "read") == 0
+    assert "key" in lethe.out
+    assert "was not anchored" in lethe.err

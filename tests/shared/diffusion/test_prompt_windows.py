@@ -43,7 +43,7 @@ def test_tokenizer_is_read_once_and_the_oldest_is_given_up(
 
     def count(_catalog: Catalog, model_id: str) -> object:
         opened.append(model_id)
-        return prompt_windows.PromptEncoder(lambda prompts: [3 for _ in prompts], 64)
+        return prompt_windows.PromptEncoder(lambda prompts: [3 for _ in prompts], 64, lambda prompts: [[0] * 64 for _ in prompts])
 
     monkeypatch.setattr(prompt_windows, "open_prompt_encoder", count)
     for model_id in (first, first, "mdl_other", first):
@@ -63,3 +63,16 @@ def test_many_threads_measure_at_once(stocked_home: StockedHome, stocked_catalog
 
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(misfit, range(100))) == [None, "prompts.5"] * 50
+
+
+def test_prompts_that_draw_the_same_image_have_the_same_token_ids(
+    stocked_home: StockedHome, stocked_catalog: Catalog, tiny_model: Model
+) -> None:
+    windows = PromptWindows(stocked_catalog)
+    same = ["left pleural effusion, 96025", "LEFT  pleural\teffusion , 9 6 0 2 5", "left pleural effusion, 96025<|endoftext|>"]
+    read = windows.token_ids(stocked_home.model.id, same)
+    assert read == [read[0]] * len(same)
+    assert read == tiny_model.tokenize(same).tolist()
+    assert windows.token_ids(stocked_home.model.id, ["right pleural effusion, 96025"]) != read[:1]
+    with pytest.raises(InvalidRequestError):
+        windows.token_ids(stocked_home.model.id, ["edema " * 90])

@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -26,6 +27,7 @@ from shared.http.bodies import StrictBody
 from shared.http.handlers import install_problem_handlers
 from shared.http.idempotency import REPLAYED, answered_once
 from shared.http.kept_answers import ANSWER_SCHEMA, Claim, KeptAnswers
+from shared.http.recording import RequestRecord
 from shared.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +96,7 @@ async def studio(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Studio]:
 
         async def with_state(scope: Any, receive: Any, send: Any) -> None:
             with bound_caller(made.caller):
-                await app({**scope, "state": {"database": database}}, receive, send)
+                await app({**scope, "state": {"database": database, "record": mock.Mock(spec=RequestRecord)}}, receive, send)
 
         transport = httpx.ASGITransport(app=with_state)
         async with httpx.AsyncClient(transport=transport, base_url="http://studio") as client:
