@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
 from pydantic import BaseModel
+from sqlalchemy import text
 
 from shared import errors
 from shared.access import quotas
@@ -450,3 +451,13 @@ async def test_events_of_requests_that_come_together_make_one_chain(client: http
     log = AuditLog.open(settings)
     assert [event.sequence for event in log.read() if log.chain.is_genuine(event)] == list(range(1, 41))
     log.close()
+
+
+async def test_service_whose_log_ends_with_a_foreign_event_is_not_ready(client: httpx.AsyncClient, settings: Settings) -> None:
+    assert (await client.get("/readyz")).status_code == 200
+    with closing(Database.open(settings)) as database, database.writing() as connection:
+        connection.execute(text("INSERT INTO audit_events VALUES (1, '{}', 'a', 'b')"))
+    refused = await client.get("/readyz")
+    assert refused.status_code == 503
+    assert "audit-log verify" in refused.json()["reasons"][0]
+    assert (await client.post("/v1/draws", json={"prompts": ["a"]})).status_code == 503
