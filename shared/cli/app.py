@@ -23,7 +23,7 @@ from shared.cli.supervisor import FIRST_PORT, SERVICES, StopRequested, Superviso
 from shared.client import LetheClient
 from shared.errors import LetheError, UnavailableError
 from shared.settings import Settings, get_settings
-from shared.telemetry import bound_context, new_trace_id
+from shared.telemetry import bound_context, configure_logging, new_trace_id
 
 _CONNECT_PATIENCE: Final = timedelta(seconds=10)
 
@@ -40,7 +40,8 @@ add_commands(app)
 
 
 def main() -> None:
-    """Run the command line; Lethe's own errors become a sentence and an exit code."""
+    """Run the command line; Lethe's own errors become a sentence and an exit code, and no answer on stdout is mixed with what is logged."""
+    configure_logging("cli")
     try:
         app()
     except LetheError as error:

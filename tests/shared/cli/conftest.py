@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,12 @@ class Lethe:
 
     def asked(self, path: str) -> dict[str, Any]:
         return self.services.bodies[path][0]
+
+
+@pytest.fixture(autouse=True)
+def restored_logging(logged: Callable[[], str]) -> None:
+    """`main` configures logging for good; after each test it is as before."""
+    del logged
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 import typer
 
 from shared.cli import app as module
 from shared.cli.app import main, parse_ports
+from shared.telemetry import get_logger
 from tests.shared.cli.reports import told_story
 
 
@@ -89,3 +91,11 @@ def test_password_of_the_database_is_not_shown() -> None:
 
 def test_wrong_option_is_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "demo", "--patients", "3") == 2
+
+
+def test_what_is_logged_is_no_part_of_an_answer(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "app", lambda: get_logger("store").warning("versions are missing"))
+    structlog.reset_defaults()
+    main()
+    out, err = capsys.readouterr()
+    assert (out, json.loads(err)["event"]) == ("", "versions are missing")
