@@ -71,9 +71,9 @@ def guarded_routes(routers: Iterable[APIRouter]) -> list[tuple[APIRoute, Require
     return [(route, _requirement_of(route)) for route in routes if route.path not in OPEN_PATHS]
 
 
-def requirement_for(scope: AsgiScope, guarded: Sequence[tuple[APIRoute, Requirement]]) -> Requirement | None:
-    """What the route of a request asks of its callers; None where there is no such route."""
-    return next((requirement for route, requirement in guarded if route.matches(scope)[0] is Match.FULL), None)
+def asked_for(scope: AsgiScope, guarded: Sequence[tuple[APIRoute, Requirement]]) -> tuple[APIRoute, Requirement] | None:
+    """The route of a request, and what it asks of its callers; None where there is no such route."""
+    return next((use for use in guarded if use[0].matches(scope)[0] is Match.FULL), None)
 
 
 def declare_access(schema: dict[str, Any], guarded: Iterable[tuple[APIRoute, Requirement]]) -> None:

@@ -15,7 +15,7 @@ from starlette.types import Scope as AsgiScope
 from shared.access import ANONYMOUS, ON_BEHALF_OF, Caller, bound_caller, current_caller
 from shared.access.authenticator import Authenticator
 from shared.errors import ForbiddenError, LetheError, UnauthenticatedError
-from shared.http.access import AUTH_FAILURES, OPEN_PATHS, Requirement, requirement_for
+from shared.http.access import AUTH_FAILURES, OPEN_PATHS, Requirement, asked_for
 from shared.http.handlers import problem_response
 from shared.http.problems import MalformedRequestError, problem_of
 from shared.telemetry import current_trace_id
@@ -68,9 +68,8 @@ class Admission:
         caller = current_caller()
         if caller.kind != "anonymous" and ON_BEHALF_OF in Headers(scope=scope):
             _require_principal(caller)
-        requirement = requirement_for(scope, self._guarded)
-        if requirement is not None:
-            requirement.check(caller)
+        if (found := asked_for(scope, self._guarded)) is not None:
+            found[1].check(caller)
 
 
 def authentication_headers(error: LetheError) -> dict[str, str]:

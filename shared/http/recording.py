@@ -16,7 +16,6 @@ from typing import Any, Final, Self, TypeVar
 
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.access import NOBODY, Caller, current_caller
@@ -24,7 +23,7 @@ from shared.access.quotas import Charge, Quotas
 from shared.auditing import Action, Anchors, AuditEvent, AuditLog, AuditWriter, Outcome, mark_prompts
 from shared.database import Database
 from shared.errors import LetheError
-from shared.http.access import Requirement
+from shared.http.access import Requirement, asked_for
 from shared.http.handlers import problem_response
 from shared.http.problems import problem_of, waiting_headers
 from shared.jobs.records import JobWitness
@@ -259,10 +258,11 @@ class Recording:
 
     def _use_of(self, scope: Scope) -> tuple[str, Action]:
         """The template of the route that a request asks for, and what its use means; some are denied before any route is reached."""
-        for route, requirement in self._guarded:
-            if route.matches(scope)[0] is Match.FULL:
-                return f"{scope['method']} {route.path}", requirement.action or "read"
-        return "unmatched", "read"
+        found = asked_for(scope, self._guarded)
+        if found is None:
+            return "unmatched", "read"
+        route, requirement = found
+        return f"{scope['method']} {route.path}", requirement.action or "read"
 
 
 class Counting:
