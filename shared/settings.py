@@ -94,6 +94,10 @@ class Settings(BaseSettings):
     s3_secure: bool = Field(default=True, description="Whether the S3 server is reached over TLS.")
     s3_access_key: SecretStr | None = Field(default=None, description="Access key of the S3 server.")
     s3_secret_key: SecretStr | None = Field(default=None, description="Secret key of the S3 server.")
+    s3_principals: str = Field(
+        default="",
+        description="Who each service is to the S3 server, as service=principal parted by ','; `lethe bootstrap` grants policies to them.",
+    )
 
     trainer_url: str = Field(default="http://127.0.0.1:8001", description="Where the trainer answers.")
     sampler_url: str = Field(default="http://127.0.0.1:8002", description="Where the sampler answers.")
@@ -145,6 +149,11 @@ class Settings(BaseSettings):
     def proxy_networks(self) -> tuple[str, ...]:
         """The networks of trusted proxies."""
         return _parts(self.trusted_proxies)
+
+    @property
+    def store_principals(self) -> tuple[str, ...]:
+        """The services and principals to be granted policies, each as service=principal."""
+        return _parts(self.s3_principals)
 
     @property
     def sql_url(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared.errors import InvalidRequestError, UnavailableError
 from shared.http.migrations import migrate as migrate_all
 from shared.settings import Settings, get_settings
 from shared.storage import open_store
-from shared.storage.buckets import POLICIES, Buckets, bucket_policy, open_buckets
+from shared.storage.buckets import POLICIES, SERVICES, Buckets, bucket_policy, open_buckets
 
 _RETRY_SECONDS: Final = 1.0
 _SIX_YEARS: Final = 2190  # days that records of access to patients' data are commonly kept
@@ -39,7 +39,8 @@ def bootstrap(
     principal: Annotated[
         list[str] | None,
         typer.Option(
-            help="Who a service is to the S3 server, to be granted its policy: trainer=arn:aws:iam:::user/trainer. May be repeated."
+            help="Who a service is to the S3 server, to be granted its policy: trainer=arn:aws:iam:::user/trainer. May be repeated; "
+            "those of LETHE_S3_PRINCIPALS unless given."
         ),
     ] = None,
     policies: Annotated[
@@ -49,9 +50,9 @@ def bootstrap(
         int, typer.Option(min=0, help="Days that an object of LETHE_AUDIT_BUCKET cannot be changed or deleted; 0 leaves it to its writers.")
     ] = _SIX_YEARS,
 ) -> None:
-    """Make buckets and tables, and policies where --principal names users; with an operator's credentials, as often as one likes."""
+    """Make buckets and tables, and policies where principals are named; with an operator's credentials, as often as one likes."""
     settings = get_settings()
-    principals = read_principals(principal or [])
+    principals = read_principals(principal or settings.store_principals)
     grants = {settings.s3_bucket: bucket_policy(policies, principals, bucket=settings.s3_bucket)} if principals else {}
     if principals and settings.audit_bucket:
         grants[settings.audit_bucket] = bucket_policy(policies, principals, bucket=settings.audit_bucket, is_audit=True)
@@ -62,9 +63,22 @@ def bootstrap(
             for bucket, policy in grants.items():
                 buckets.grant(bucket, policy)
                 print_facts({f"{bucket}: policy": f"granted to {', '.join(sorted(principals))}"})
+        warn_of_ungranted(set(SERVICES) - set(principals))
     found = patiently(lambda: _probe(settings), patience)
     print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})
     migrate(wait)
+
+
+def warn_of_ungranted(services: Iterable[str]) -> None:
+    """Say which services this run granted nothing, and what to do about it; by another tool, or an earlier run, they may have been."""
+    if names := ", ".join(sorted(services)):
+        ERRORS.print(
+            f"No policy was granted to {names}: nobody says who they are to the S3 server. Name them in LETHE_S3_PRINCIPALS or by "
+            "--principal (trainer=arn:…), or attach shared/storage/policies by the server's own tool; see docs/storage.md.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def rightly_set(open_it: Callable[[], AnswerT]) -> AnswerT:
@@ -79,7 +93,7 @@ def read_principals(given: Sequence[str]) -> Mapping[str, str]:
     """Service and principal of each `service=principal`."""
     parted = [text.partition("=") for text in given]
     if not all(service and name for service, _, name in parted):
-        raise typer.BadParameter("write service=principal", param_hint="--principal")
+        raise typer.BadParameter("write service=principal", param_hint="--principal or LETHE_S3_PRINCIPALS")
     return {service: name for service, _, name in parted}
 
 

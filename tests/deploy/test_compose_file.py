@@ -22,7 +22,7 @@ OURS = [name for name, part in PARTS.items() if "lethe" in part["image"]]
 # Settings that an operator of compose has no reason to change: the images' own, a plain network's, secrets, a cluster's.
 FIXED = {
     *("LETHE_HOME", "LETHE_AUTH", "LETHE_LISTEN_HOST"),
-    *("LETHE_S3_REGION", "LETHE_TLS_CERTIFICATE", "LETHE_TLS_KEY"),
+    *("LETHE_S3_REGION", "LETHE_S3_PRINCIPALS", "LETHE_TLS_CERTIFICATE", "LETHE_TLS_KEY"),
     *("LETHE_DATABASE_URL", "LETHE_S3_ACCESS_KEY", "LETHE_S3_SECRET_KEY", "LETHE_SERVICE_KEY", "LETHE_API_KEY"),
     *("LETHE_RAY_ADDRESS", "LETHE_RAY_TOKEN_FILE", "LETHE_RAY_CPUS_PER_JOB", "LETHE_RAY_GPUS_PER_JOB"),
 }

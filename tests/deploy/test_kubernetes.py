@@ -21,6 +21,7 @@ import yaml
 from deploy.docker import build
 from deploy.kubernetes import write_rules
 from shared.cli.app import app as command_line
+from shared.cli.deployment_commands import read_principals
 from shared.cli.supervisor import SERVICES
 from shared.jobs.runner import STOP_GRACE
 from shared.settings import Settings
@@ -364,19 +365,44 @@ def test_demo_secrets_hold_every_kept_key(demo_secrets: dict[str, dict[str, str]
     assert set(demo_secrets["lethe-keys"]) == kept
 
 
+@every_rendering
+def test_services_hold_their_own_store_user_and_no_administrators(overlay: str) -> None:
+    for service in SERVICES:
+        held = secrets_of(named(overlay, "Deployment", service)["spec"]["template"]["spec"])
+        assert {name for name in held if re.search("database|store", name)} == {"lethe-database", f"lethe-store-{service}"}
+    for job in ("migrate", "bootstrap"):
+        held = secrets_of(named(overlay, "Job", job)["spec"]["template"]["spec"])
+        assert {"lethe-database-owner", "lethe-store-admin"} <= held
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "airgapped", "ray"])
+def test_store_users_of_all_services_are_granted_their_policies(overlay: str) -> None:
+    (settings,) = of_kind(overlay, "ConfigMap")
+    principals = read_principals(Settings(s3_principals=settings["data"]["LETHE_S3_PRINCIPALS"]).store_principals)
+    assert principals == {service: f"arn:aws:iam:::user/lethe-{service}" for service in SERVICES}
+    (source,) = named(overlay, "Job", "bootstrap")["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+    assert source["configMapRef"]["name"] == settings["metadata"]["name"]
+
+
 def secrets_named(overlay: str) -> set[str]:
     """The secrets that an overlay's pods, scrapes and certificates refer to."""
     found = set()
     for _, template in pod_templates(overlay):
-        pod = template["spec"]
-        for volume in pod.get("volumes", []):
-            sources = [volume, *volume.get("projected", {}).get("sources", [])]
-            found |= {source["secret"].get("secretName", source["secret"].get("name")) for source in sources if "secret" in source}
-        found |= {login["name"] for login in pod.get("imagePullSecrets", [])}
+        found |= secrets_of(template["spec"])
     for monitor in of_kind(overlay, "ServiceMonitor"):
         for endpoint in monitor["spec"]["endpoints"]:
             found |= {endpoint["authorization"]["credentials"]["name"], endpoint["tlsConfig"]["ca"]["secret"]["name"]}
     return found
+
+
+def secrets_of(pod: dict[str, Any]) -> set[str]:
+    """The secrets that a pod refers to."""
+    sources = [source for volume in pod.get("volumes", []) for source in (volume, *volume.get("projected", {}).get("sources", []))]
+    mounted = {source["secret"].get("secretName", source["secret"].get("name")) for source in sources if "secret" in source}
+    started = [*pod.get("initContainers", []), *pod["containers"]]
+    variables = [variable.get("valueFrom", {}).get("secretKeyRef") for one in started for variable in one.get("env", [])]
+    variables += [source.get("secretRef") for one in started for source in one.get("envFrom", [])]
+    return mounted | {found["name"] for found in [*variables, *pod.get("imagePullSecrets", [])] if found}
 
 
 @pytest.mark.parametrize("job", ["migrate", "bootstrap"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from shared.cli.supervisor import SERVICES
 from shared.settings import get_settings
 from tests.servers.processes import free_port
 
@@ -59,14 +61,29 @@ def test_bootstrap_makes_everything_and_may_be_repeated(
     assert lethe("bootstrap", "--audit-retention-days", "1", *granted) == 0, lethe.err
     assert "made" in lethe.out
     assert "granted to sampler" in lethe.out
+    assert "No policy was granted to detector, mitigator, trainer:" in lethe.err
     assert lethe("bootstrap", "--audit-retention-days", "1") == 0
     assert "was there" in lethe.out
     assert "up to date" in lethe.out
+    assert "granted" not in lethe.out
+    assert "No policy was granted to detector, mitigator, sampler, trainer: " in lethe.err
+    assert "LETHE_S3_PRINCIPALS" in lethe.err
+
+    get_settings.cache_clear()
+    monkeypatch.setenv("LETHE_S3_PRINCIPALS", ", ".join(f"{service}=arn:aws:iam:::user/lethe" for service in SERVICES))
+    assert lethe("bootstrap", "--audit-retention-days", "1") == 0
+    assert re.findall(r"(\S+): policy +granted to (.*\S)", lethe.out) == [
+        (bucket, "detector, mitigator, sampler, trainer") for bucket in ("bootstrapped", "bootstrapped-audit")
+    ]
+    assert "No policy" not in lethe.err
+    assert lethe("bootstrap", "--audit-retention-days", "1", *granted) == 0
+    assert "granted to sampler\n" in lethe.out, "what is asked by hand counts"
 
 
 def test_bootstrap_of_a_folder_and_a_file_needs_nothing(lethe: Lethe, tmp_path: Path) -> None:
     assert lethe("bootstrap") == 0
     assert "conditional_put" in lethe.out
+    assert "policy" not in lethe.err, "a folder has none"
     assert (tmp_path / "var" / "lethe.db").is_file()
 
 
@@ -92,6 +109,10 @@ def test_policy_that_cannot_be_read_is_told_before_anything_is_made(lethe: Lethe
 
 
 @pytest.mark.parametrize("given", ["trainer", "=arn", "trainer="])
-def test_principal_without_service_or_name_is_wrongly_asked(lethe: Lethe, given: str) -> None:
+def test_principal_without_service_or_name_is_wrongly_asked(lethe: Lethe, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     assert lethe("bootstrap", "--principal", given) == 2
     assert "service=principal" in lethe.err
+    monkeypatch.setenv("LETHE_S3_PRINCIPALS", f"sampler=arn,{given}")
+    get_settings.cache_clear()
+    assert lethe("bootstrap") == 2
+    assert "LETHE_S3_PRINCIPALS" in lethe.err
