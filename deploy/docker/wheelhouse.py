@@ -112,7 +112,8 @@ def locked_entries(lock: Path) -> dict[str, str]:
 def fetch_torch(entry: str, folder: Path, *, variant: str) -> None:
     """Torch's wheel; its hash is checked by the build, since pip passes over a local wheel, whose link has none, when given hashes."""
     pinned = entry.split(" ", maxsplit=1)[0]
-    download([f"{pinned}+cpu", "--extra-index-url", CPU_INDEX] if variant == "cpu" else [pinned], folder)
+    # To '==' a local build of the same version would do as well, and pip would rather have it; '===' is the registry's and no other.
+    download([f"{pinned}+cpu", "--extra-index-url", CPU_INDEX] if variant == "cpu" else [pinned.replace("==", "===")], folder)
 
 
 def fetch(entries: list[str], folder: Path) -> None:

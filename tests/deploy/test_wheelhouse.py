@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -60,6 +61,30 @@ def test_wheelhouse_is_fetched_again_only_where_the_list_differs(tmp_path: Path,
         monkeypatch.setattr(sys, "argv", ["wheelhouse.py", "cpu", "--extras", extras])
         wheelhouse.main()
     assert len(fetched) == 3 * 2, "torch, and the rest"
+
+
+@pytest.mark.parametrize(("variant", "build"), [("cpu", "7.0+cpu"), ("cuda", "7.0")])
+def test_variant_gets_its_own_build_of_torch_wherever_pip_finds_the_other(
+    variant: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for version in ("7.0", "7.0+cpu"):
+        make_wheel(tmp_path, "torch", version)
+    wheelhouse.fetch_torch("torch==7.0 \\\n    --hash=sha256:aa\n", tmp_path / "fetched", variant=variant)
+    assert [path.name for path in (tmp_path / "fetched").iterdir()] == [f"torch-{build}-py3-none-any.whl"]
+
+
+def make_wheel(folder: Path, name: str, version: str) -> None:
+    """A wheel that holds nothing."""
+    files = {
+        "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "RECORD": "",
+    }
+    with ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        for file, text in files.items():
+            wheel.writestr(f"{name}-{version}.dist-info/{file}", text)
 
 
 def test_lock_that_lacks_something_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
