@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from shared.errors import UnavailableError
@@ -17,21 +17,27 @@ from shared.settings import Settings
 # A writer waits this long for another one before the call fails; progress writes take milliseconds.
 _BUSY_TIMEOUT_SECONDS: Final = 15
 # What PostgreSQL leaves open-ended: a server that is away, a connection that hangs and a row that stays locked are told within seconds.
+# Of one that dies while it is waited for nothing more comes at all: signs of life are asked for, which Linux does after two hours.
 _POSTGRESQL_OPTIONS: Final = {
     "application_name": "lethe",
     "connect_timeout": 5,
     "tcp_user_timeout": _BUSY_TIMEOUT_SECONDS * 1000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
     "options": f"-c lock_timeout={_BUSY_TIMEOUT_SECONDS}s -c idle_in_transaction_session_timeout=60s",
 }
 # A pool keeps few connections and opens few more, so that what all services may take together is known (docs/sizing.md); transactions
 # are short, and who waits for a connection longer than for a lock is told that the database does not answer.
 _POOL: Final = {"pool_size": 3, "max_overflow": 5, "pool_timeout": _BUSY_TIMEOUT_SECONDS}
+_AWAY: Final = "The database does not answer; try again later."
 _NOT_MIGRATED: Final = "The database lacks tables of this version; run 'lethe migrate'."
 # What PostgreSQL refuses although the statement is right, by SQLSTATE.
 _REFUSALS: Final = {
     "42P01": _NOT_MIGRATED,  # undefined_table
     "42703": _NOT_MIGRATED,  # undefined_column
     "42501": "The database refuses its role a right that Lethe needs; 'lethe migrate' makes tables, services read and write them.",
+    "25006": "The database takes no writes now; is it a standby, or its disk full? Try again later.",  # read_only_sql_transaction
 }
 _PSYCOPG: Final = "postgresql+psycopg"
 _DRIVERS: Final = {"sqlite": "sqlite", "postgres": _PSYCOPG, "postgresql": _PSYCOPG, _PSYCOPG: _PSYCOPG}
@@ -113,9 +119,9 @@ def named_failures() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, SqlTimeoutError) as error:
-        raise UnavailableError("The database does not answer; try again later.") from error
-    except ProgrammingError as error:
-        message = _REFUSALS.get(getattr(error.orig, "sqlstate", None) or "")
+        raise UnavailableError(_AWAY) from error
+    except DBAPIError as error:
+        message = _REFUSALS.get(getattr(error.orig, "sqlstate", None) or "", _AWAY if error.connection_invalidated else None)
         if message is None:
             raise
         raise UnavailableError(message) from error

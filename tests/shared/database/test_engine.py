@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import closing
 from pathlib import Path
+from select import select as ready_to_read
 from traceback import format_exception
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select, text
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from shared.database import Database, open_engine, writing
@@ -16,6 +19,8 @@ from shared.errors import UnavailableError
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    import psycopg
+
     from tests.servers.postgres import PostgresServer
 
 WORDS = Table("words", MetaData(), Column("id", Integer, primary_key=True), Column("text", String(64)))
@@ -85,3 +90,49 @@ def test_missing_tables_and_rights_are_told_with_what_to_do(postgres_server: Pos
             connection.execute(text("CREATE ROLE stranger"))
         with pytest.raises(UnavailableError, match="refuses its role a right"), database.reading() as connection:
             connection.execute(text("SET LOCAL ROLE stranger; SELECT text FROM words"))
+
+
+@pytest.mark.server
+def test_database_that_takes_no_writes_is_unavailable_and_read_on(postgres_server: PostgresServer) -> None:
+    url = postgres_server.new_database()
+    with closing(Database(url)) as database, database.writing() as connection:
+        WORDS.create(connection)
+    with closing(Database(f"{url}?options=-c%20default_transaction_read_only%3Don")) as standby:
+        with pytest.raises(UnavailableError, match="takes no writes now"), standby.writing() as connection:
+            connection.execute(insert(WORDS).values(id=1, text="lost"))
+        with standby.reading() as connection:
+            assert connection.execute(select(WORDS.c.text)).all() == []
+
+
+@pytest.mark.server
+def test_transaction_that_the_server_ended_is_unavailable(postgres_server: PostgresServer) -> None:
+    url = f"{postgres_server.new_database()}?options=-c%20idle_in_transaction_session_timeout%3D50ms"
+    with closing(Database(url)) as database:
+        with pytest.raises(UnavailableError, match="does not answer"), database.writing() as connection:
+            outlive(connection)
+        database.ping()
+
+
+@pytest.mark.server
+def test_server_that_dies_while_it_is_waited_for_is_missed_within_seconds(postgres_server: PostgresServer) -> None:
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    with (
+        closing(Database(postgres_server.new_database())) as database,
+        database.reading() as connection,
+        socket.socket(fileno=os.dup(descriptor_of(connection))) as peer,
+    ):
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count = (peer.getsockopt(socket.IPPROTO_TCP, option) for option in options)
+    assert idle + interval * count <= 15
+
+
+def outlive(connection: Connection) -> None:
+    """Begin, wait until the server has ended the transaction, and go on."""
+    connection.execute(text("SELECT 1"))
+    assert ready_to_read([descriptor_of(connection)], [], [], 60)[0]
+    connection.execute(text("SELECT 1"))
+
+
+def descriptor_of(connection: Connection) -> int:
+    """The socket of a connection to PostgreSQL."""
+    return cast("psycopg.Connection", connection.connection.driver_connection).fileno()
