@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import pytest
 
 from shared.kept_keys import kept_key
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_missing_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
@@ -22,16 +20,31 @@ def test_missing_key_is_made_once_and_readable_by_its_owner_only(tmp_path: Path)
     assert [file.name for file in path.parent.iterdir()] == ["a.key"]
 
 
+def test_key_is_on_the_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes | str] = []
+    sync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(place.name if place.is_dir() else place.read_bytes())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    key = kept_key(tmp_path / "keys" / "a.key")
+    assert synced == [tmp_path.name, key, "keys"]
+
+
 def test_key_that_another_process_made_first_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "b.key"
-    link = type(path).hardlink_to
+    link = os.link
 
-    def lose_the_race(self: Path, target: Path) -> None:
-        self.write_bytes(b"x" * 32)
-        link(self, target)
+    def lose_the_race(source: Path, target: Path) -> None:
+        target.write_bytes(b"x" * 32)
+        link(source, target)
 
-    monkeypatch.setattr(type(path), "hardlink_to", lose_the_race)
+    monkeypatch.setattr(os, "link", lose_the_race)
     assert kept_key(path) == b"x" * 32
+    assert [file.name for file in tmp_path.iterdir()] == ["b.key"]
 
 
 def test_torn_key_is_refused(tmp_path: Path) -> None:
