@@ -31,6 +31,8 @@ POLICIES: Final = Path(__file__).parent / "policies"
 # The bucket that the policy files name; the one of the settings takes its place.
 POLICY_BUCKET: Final = "arn:aws:s3:::lethe"
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")
+# Who may be somebody of their own to the store. The operator's command line does not draw or train: it anchors the audit log.
+PRINCIPALS: Final = (*SERVICES, "operator")
 _MADE: Final = "made"
 _UNSUPPORTED: Final = {"NotImplemented", "MethodNotAllowed", "NotSupported", "UnsupportedOperation", "unreadable"}
 
@@ -142,20 +144,25 @@ def open_buckets(settings: Settings) -> Buckets:
 
 def bucket_policy(folder: Path, principals: Mapping[str, str], *, bucket: str, is_audit: bool = False) -> dict[str, Any]:
     """The bucket's policy that gives each service's principal what `folder`/{service}.json allows it, or audit.json all of them."""
-    statements = []
-    for service, principal in sorted(principals.items()):
-        if service not in SERVICES:
-            raise InvalidRequestError(f"There is no service {service!r}; they are {', '.join(SERVICES)}.", field="principal")
-        path = folder / ("audit.json" if is_audit else f"{service}.json")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequestError(f"The policy {path} cannot be read ({error.strerror}).", field="policies") from error
-        allowed = json.loads(text.replace(POLICY_BUCKET, f"arn:aws:s3:::{bucket}"))["Statement"]
-        statements += [
-            statement | {"Sid": f"{service}{number}", "Principal": {"AWS": [principal]}} for number, statement in enumerate(allowed)
-        ]
+    statements = [
+        statement | {"Sid": f"{service}{number}", "Principal": {"AWS": [principal]}}
+        for service, principal in sorted(principals.items())
+        for number, statement in enumerate(allowed(folder, service, bucket=bucket, is_audit=is_audit))
+    ]
     return {"Version": "2012-10-17", "Statement": statements}
+
+
+def allowed(folder: Path, service: str, *, bucket: str, is_audit: bool = False) -> list[dict[str, Any]]:
+    """The statements by which `folder`/{service}.json, or audit.json, allows a service what it does in the bucket."""
+    if service not in PRINCIPALS:
+        raise InvalidRequestError(f"There is no service {service!r}; they are {', '.join(PRINCIPALS)}.", field="principal")
+    path = folder / ("audit.json" if is_audit else f"{service}.json")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequestError(f"The policy {path} cannot be read ({error.strerror}).", field="policies") from error
+    statements: list[dict[str, Any]] = json.loads(text.replace(POLICY_BUCKET, f"arn:aws:s3:::{bucket}"))["Statement"]
+    return statements
 
 
 @contextmanager
