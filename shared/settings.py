@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         default=None,
         description="URL of the job records, postgresql://user:password@host:5432/database; empty means SQLite under LETHE_HOME.",
     )
+    services_database_url: SecretStr | None = Field(
+        default=None,
+        description="The URL that services are given, for `lethe migrate` to make its role and grant its rights; empty grants nobody.",
+    )
     keys: Path | None = Field(
         default=None, description="Folder of the keys that sign page tokens and mark prompts; replicas share it. Empty means LETHE_HOME."
     )

@@ -12,12 +12,13 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from shared.cli.console import ERRORS, print_facts
-from shared.database import Database
+from shared.database import Database, ServicesRole, grant_services, services_role
 from shared.errors import InvalidRequestError, UnavailableError
 from shared.http.migrations import migrate as migrate_all
 from shared.settings import Settings, get_settings
 from shared.storage import open_store
 from shared.storage.buckets import POLICIES, SERVICES, Buckets, bucket_policy, open_buckets
+from shared.storage.minio_users import MinioUser, MinioUsers, read_users
 
 _RETRY_SECONDS: Final = 1.0
 _SIX_YEARS: Final = 2190  # days that records of access to patients' data are commonly kept
@@ -28,10 +29,15 @@ Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for a server t
 
 
 def migrate(wait: Wait = 60) -> None:
-    """Bring the tables of LETHE_DATABASE_URL to this version; run it before services of a new version start."""
-    with closing(rightly_set(lambda: Database.open(get_settings()))) as database:
-        ran = patiently(lambda: migrate_all(database), timedelta(seconds=wait))
-    print_facts({f"tables of {name}": f"{steps} steps" if steps else "up to date" for name, steps in ran.items()})
+    """Bring the tables of LETHE_DATABASE_URL to this version, before its services start, and let LETHE_SERVICES_DATABASE_URL use them."""
+    settings, patience = get_settings(), timedelta(seconds=wait)
+    with closing(rightly_set(lambda: Database.open(settings))) as database:
+        role = services_role_of(settings, database)
+        ran = patiently(lambda: migrate_all(database), patience)
+        print_facts({f"tables of {name}": f"{steps} steps" if steps else "up to date" for name, steps in ran.items()})
+        if role is not None:
+            told = patiently(lambda: grant_services(database, role), patience)
+            print_facts({f"{role.name}: {what}": outcome for what, outcome in told.items()})
 
 
 def bootstrap(
@@ -46,16 +52,24 @@ def bootstrap(
     policies: Annotated[
         Path, typer.Option(help="Folder of the services' policies, to grant others than Lethe's own.", show_default=False)
     ] = POLICIES,
+    minio_users: Annotated[
+        Path | None,
+        typer.Option(
+            help="For MinIO and its forks, whose bucket policies know no users: make one for each service and the operator, "
+            "by the files trainer_s3_access_key, trainer_s3_secret_key and so on in this folder, with its policy."
+        ),
+    ] = None,
     audit_retention_days: Annotated[
         int, typer.Option(min=0, help="Days that an object of LETHE_AUDIT_BUCKET cannot be changed or deleted; 0 leaves it to its writers.")
     ] = _SIX_YEARS,
 ) -> None:
-    """Make buckets and tables, and policies where principals are named; with an operator's credentials, as often as one likes."""
+    """Make buckets and tables, and policies where users are named; with an operator's credentials, as often as one likes."""
     settings = get_settings()
     principals = read_principals(principal or settings.store_principals)
     grants = {settings.s3_bucket: bucket_policy(policies, principals, bucket=settings.s3_bucket)} if principals else {}
     if principals and settings.audit_bucket:
         grants[settings.audit_bucket] = bucket_policy(policies, principals, bucket=settings.audit_bucket, is_audit=True)
+    users = rightly_set(lambda: read_users(minio_users, policies, settings)) if minio_users else []
     patience = timedelta(seconds=wait)
     if settings.store == "s3":
         with closing(rightly_set(lambda: open_buckets(settings))) as buckets:
@@ -63,7 +77,9 @@ def bootstrap(
             for bucket, policy in grants.items():
                 buckets.grant(bucket, policy)
                 print_facts({f"{bucket}: policy": f"granted to {', '.join(sorted(principals))}"})
-        warn_of_ungranted(set(SERVICES) - set(principals))
+        if users:
+            patiently(lambda: _make_users(settings, users), patience)
+        warn_of_ungranted(set(SERVICES) - set(principals) - {user.name for user in users})
     found = patiently(lambda: _probe(settings), patience)
     print_facts({f"store: {capability}": "yes" if present else "no" for capability, present in found.items()})
     migrate(wait)
@@ -79,6 +95,12 @@ def warn_of_ungranted(services: Iterable[str]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def services_role_of(settings: Settings, owner: Database) -> ServicesRole | None:
+    """The role that services have, where the settings name one."""
+    url = settings.services_database_url
+    return None if url is None else rightly_set(lambda: services_role(url.get_secret_value(), owner=owner))
 
 
 def rightly_set(open_it: Callable[[], AnswerT]) -> AnswerT:
@@ -108,6 +130,14 @@ def patiently(ask: Callable[[], AnswerT], patience: timedelta) -> AnswerT:
                 raise
             ERRORS.print(f"{error} Asked again in {_RETRY_SECONDS:g} s.", markup=False, highlight=False, soft_wrap=True)
             time.sleep(_RETRY_SECONDS)
+
+
+def _make_users(settings: Settings, users: Sequence[MinioUser]) -> None:
+    """Users of a store that keeps policies by user."""
+    with closing(MinioUsers.open(settings)) as made:
+        for user in users:
+            made.keep(user)
+            print_facts({f"user of {user.name}": "has its policy"})
 
 
 def _probe(settings: Settings) -> dict[str, bool]:

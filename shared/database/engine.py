@@ -79,7 +79,7 @@ class Database:
 
 def open_engine(url: str) -> Engine:
     """An engine for the database URL; SQLite gets its folder, a busy timeout, foreign keys and early write locks."""
-    place = _read_url(url)
+    place = read_url(url, "LETHE_DATABASE_URL")
     if place.drivername == "sqlite":
         return _open_sqlite(place)
     # Statements carry job specs, which may hold prompts: they must not appear in error messages.
@@ -87,14 +87,14 @@ def open_engine(url: str) -> Engine:
     return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options, **_POOL)
 
 
-def _read_url(url: str) -> URL:
+def read_url(url: str, variable: str) -> URL:
     """The parts of a database URL; ValueError for one that Lethe cannot use, without the password that it may hold."""
     try:
         place = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError("LETHE_DATABASE_URL cannot be read; write it as postgresql://user:password@host:5432/database.") from None
+        raise ValueError(f"{variable} cannot be read; write it as postgresql://user:password@host:5432/database.") from None
     if place.drivername not in _DRIVERS:
-        raise ValueError(f"LETHE_DATABASE_URL names {place.drivername!r}; job records live in sqlite or postgresql.")
+        raise ValueError(f"{variable} names {place.drivername!r}; job records live in sqlite or postgresql.")
     return place.set(drivername=_DRIVERS[place.drivername])
 
 

@@ -35,7 +35,7 @@ def prepare_schema(engine: Engine, schema: Schema) -> None:
     versions = schema.versions
     with named_failures(), _preparing_sqlite(engine), writing(engine).begin() as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+            take_turns(connection)
         versions.create(connection, checkfirst=True)
         done = set(connection.scalars(select(versions.c.version)))
         for number, step in enumerate(schema.steps, start=1):
@@ -58,6 +58,11 @@ def missing_steps(engine: Engine, schema: Schema) -> int:
             return len(schema.steps)
         done = set(connection.scalars(select(versions.c.version)))
     return len(set(range(1, len(schema.steps) + 1)) - done)
+
+
+def take_turns(connection: Connection) -> None:
+    """Wait, on PostgreSQL, until no other process changes tables or rights; it then waits for the end of this transaction."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
 
 
 @contextmanager
