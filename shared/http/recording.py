@@ -111,11 +111,14 @@ class RequestRecord:
         self._lasting: asyncio.Task[Any] | None = None
         self._told = False
 
-    async def count(self, caller: Caller) -> None:
-        """Tell who asks, and count the request; QuotaExceededError for one too many."""
+    def name(self, caller: Caller) -> None:
+        """Tell who asks."""
         self._caller = caller
+
+    async def count(self) -> None:
+        """Count the request; QuotaExceededError for one too many."""
         if self._ledger.quotas.count_requests:
-            await asyncio.to_thread(self._ledger.quotas.charge_request, caller)
+            await asyncio.to_thread(self._ledger.quotas.charge_request, self._caller)
 
     def about(self, resources: Mapping[str, str], *, prompts: Sequence[str] = (), images: int = 0) -> None:
         """Tell what the caller's words concern: of prompts only their marks are kept, of ids only what looks like an id of Lethe's."""
@@ -173,15 +176,22 @@ class RequestRecord:
         outcome = _outcome_of(status)
         if outcome == "done":
             self._resources = {name: str(value) for name, value in named.items()} | self._resources
-        left_out = self._ledger.strangers.left_out(self._route, status) if outcome == "denied" and self._caller is NOBODY else 0
         is_told = await self._has_lasted() or (outcome == "done" and self._told)
-        if left_out is not None and (outcome == "denied" or (self._action != "read" and not is_told)):
+        if outcome != "denied" and (self._action == "read" or is_told):
+            return
+        left_out = self._ledger.strangers.left_out(self._route, status) if self._caller is NOBODY else 0
+        if left_out is not None:
             await asyncio.wrap_future(self._ledger.writer.write(self._event(outcome, status=status, left_out=left_out)))
 
     async def give_back(self) -> None:
         """Take the charge back, since nothing is released; where the database is away it stays."""
         charging, self._charging = self._charging, None
-        if charging is None or await self._has_lasted():
+        if charging is not None:
+            await asyncio.shield(self._give_back(charging))  # to the end, since it is tried once
+
+    async def _give_back(self, charging: asyncio.Task[Charge | None]) -> None:
+        """Take back what was charged, once that is known, unless a change was made that stays."""
+        if await self._has_lasted():
             return
         await asyncio.wait([charging])
         charge = None if charging.exception() else charging.result()
@@ -273,10 +283,14 @@ class Counting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, counted."""
-        if scope["type"] == "http" and scope["path"] not in _UNCOUNTED:
-            record: RequestRecord = scope["state"]["record"]
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        record: RequestRecord = scope["state"]["record"]
+        record.name(current_caller())
+        if scope["path"] not in _UNCOUNTED:
             try:
-                await record.count(current_caller())
+                await record.count()
             except LetheError as error:
                 document = problem_of(error, instance=scope["path"], trace_id=current_trace_id())
                 # The body is not read, so the connection cannot be used again.
@@ -316,7 +330,6 @@ class _Gate:
 
     async def _open(self, status: int) -> None:
         """Write the event of an answer; without it, another answer."""
-        self._begun = True
         refusal: LetheError | None = None
         try:
             await self._record.release(status, named=self._scope.get("path_params", {}))
@@ -324,6 +337,7 @@ class _Gate:
             refusal = error
         if refusal is not None or status >= _FIRST_ERROR:
             await self._record.give_back()
+        self._begun = True  # not before: an answer that is cancelled while its event is written is none
         if refusal is not None:
             self._withheld = True
             document = problem_of(refusal, instance=self._scope["path"], trace_id=current_trace_id())

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
@@ -288,6 +290,28 @@ class TestWithAuthentication:
         ]
         assert "quokka" not in str(events()).lower()
 
+    async def test_denial_of_metrics_has_a_name(self, client: httpx.AsyncClient, events: Events, settings: Settings) -> None:
+        with closing(Database.open(settings)) as database:
+            reader = KeyRecords.of(settings, database).create(name="reader", scopes=["read"], lifetime=None)
+        for _ in range(2):
+            assert (await client.get("/metrics", headers={"Authorization": f"Bearer {reader.text}"})).status_code == 403
+        assert [(event["outcome"], event["status"], event["caller"]) for event in events()] == [("denied", 403, reader.id)] * 2
+
+
+class TestWithProviderAway:
+    @pytest.fixture
+    def limits(self, free_tcp_port: int) -> dict[str, Any]:
+        place = f"https://127.0.0.1:{free_tcp_port}"
+        return {"auth": "on", "oidc_issuer": place, "oidc_audience": "lethe", "oidc_jwks_url": f"{place}/keys"}
+
+    @pytest.mark.usefixtures("logged")
+    async def test_tokens_that_nobody_can_verify_leave_one_event_in_a_while(self, client: httpx.AsyncClient, events: Events) -> None:
+        token = jwt.encode({"sub": "quokka"}, generate_private_key(SECP256R1()), algorithm="ES256", headers={"kid": "made-up"})
+        headers = {"Authorization": f"Bearer {token}"}
+        answers = [await client.post("/v1/draws", json={"prompts": []}, headers=headers) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [503] * 3
+        assert [(event["outcome"], event["status"], event["caller"]) for event in events()] == [("failed", 503, "nobody")]
+
 
 @pytest.fixture
 def one_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +413,32 @@ class TestWithDailyQuota:
             await asyncio.sleep(0.1)
         assert answer.status_code == 200
         assert next((event["outcome"], event["status"]) for event in events()) == ("failed", 503)
+
+    async def test_request_that_is_cancelled_while_its_event_is_written_gets_its_charge_back(
+        self, client: httpx.AsyncClient, events: Events, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writing, write = threading.Event(), threading.Event()
+        append = AuditLog.append
+
+        def append_slowly(*arguments: Any) -> None:
+            writing.set()
+            assert write.wait(60)
+            append(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(AuditLog, "append", append_slowly)
+            request = asyncio.create_task(client.post("/v1/draws", json={"prompts": ["a"]}))
+            assert await asyncio.to_thread(writing.wait, 60)
+            request.cancel()
+            await asyncio.sleep(0)
+            write.set()
+            await asyncio.wait([request])
+        for _ in range(600):  # what was shielded ends by itself
+            if (answer := await client.post("/v1/draws", json={"prompts": ["a"]})).status_code == 200:
+                break
+            await asyncio.sleep(0.1)
+        assert answer.status_code == 200
+        assert [(event["outcome"], event["status"]) for event in events()][:2] == [("done", 200), ("failed", 503)]
 
     async def test_lasting_change_keeps_its_charge_though_the_caller_leaves(self, settings: Settings, events: Events) -> None:
         async with open_app(recorded_app(settings)) as client:
