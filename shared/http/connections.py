@@ -53,9 +53,9 @@ class TimedConnection(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait no longer than for a head for what is left of a body that nobody reads."""
-        super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self.loop.call_later(self.head_seconds, self._end_body, self.cycle)
+        super().on_response_complete()  # after which the next request may have begun
 
     def pause_writing(self) -> None:
         """The caller reads slower than it is answered."""

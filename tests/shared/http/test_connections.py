@@ -217,6 +217,20 @@ def test_body_that_ends_after_its_answer_leaves_the_connection_open(port: int) -
         assert b"HTTP/1.1 200" in read_to_the_end(connection)
 
 
+def test_body_of_a_request_that_came_with_the_one_before_is_waited_for(
+    port: int, server: uvicorn.Server, patience: type[TimedConnection], service: Service
+) -> None:
+    with connected(port) as connection:
+        wait_for(lambda: server.server_state.connections)
+        patience.head_seconds = SHORT_SECONDS
+        first, second = b"GET /hasty HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+        connection.sendall(first + second + b"Connection: close\r\n\r\n")
+        assert service.reading.wait(PATIENCE_SECONDS)
+        time.sleep(2 * SHORT_SECONDS)
+        connection.sendall(b"{}")
+        assert read_to_the_end(connection).count(b"HTTP/1.1 200") == 2
+
+
 @pytest.mark.parametrize(
     "request_bytes",
     [
