@@ -249,9 +249,9 @@ class JobRunner:
         self._running.clear()
 
     def _is_due(self, what: str, every: timedelta) -> bool:
-        """Whether something that happens now and then is to happen in this round."""
+        """Whether something that happens now and then is to happen in this round; a clock that was set back puts nothing off."""
         now = datetime.now(tz=UTC)
-        if now < self._due.get(what, now):
+        if now < self._due.get(what, now) <= now + max(every, self._lease):
             return False
         self._due[what] = now + every
         return True

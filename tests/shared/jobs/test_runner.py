@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from prometheus_client import REGISTRY
@@ -295,3 +296,17 @@ def test_after_a_failed_round_leases_are_renewed_before_jobs_are_taken_back(stor
     runner._due["sweep"] = datetime.now(tz=UTC)
     runner._let_leases_be_renewed()
     assert (runner._is_due("lease", every), runner._is_due("sweep", every)) == (True, False)
+
+
+def test_leases_are_renewed_though_the_clock_is_set_back(store: JobStore, executors: Executors, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make_runner(store, executors(1))
+    every = timedelta(seconds=10)
+    assert (runner._is_due("lease", every), runner._is_due("lease", every)) == (True, False)
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(hours=1)
+
+    monkeypatch.setattr(runner_module, "datetime", SetBack)
+    assert (runner._is_due("lease", every), runner._is_due("lease", every)) == (True, False)
