@@ -239,7 +239,7 @@ def serve_one_at_a_time(service: str) -> None:
     if service == "detector":
         from services.detector import app, screening
 
-        with mock.patch.object(screening, "PROMPTS_AT_ONCE", 1):
+        with mock.patch.object(screening, "ROWS_AT_ONCE", 1):
             app.main()
     else:
         from services.sampler import app as sampler_app

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from services.detector.pictures import match_pictures
 from services.detector.records import calibration_without_job, describe_calibration, describe_gallery, gallery_without_job
 from services.detector.schemas import (
     CalibrationRequest,
@@ -120,7 +119,7 @@ def judging_routes() -> APIRouter:
     async def match(body: MatchRequest, request: Request, state: State) -> Response:
         """The nearest training films of each image, and with prompts what is seen of them."""
         record_of(request).about({"dataset": body.dataset}, prompts=body.prompts or (), images=len(body.images))
-        return await answered_once(request, body, lambda: state.lane.run(lambda: match_pictures(body, state.galleries)))
+        return await answered_once(request, body, lambda: state.matcher.match(body))
 
     return router
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from services.detector.api import calibration_routes, gallery_routes, judging_routes
 from services.detector.calibration import Calibrations
 from services.detector.gallery_library import GalleryLibrary
+from services.detector.matching import Matcher
 from services.detector.screening import Screener
 from services.detector.state import DetectorState
 from shared.catalog import open_catalog
@@ -59,15 +60,17 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
                 calibrations=Calibrations(catalog),
                 lane=lane,
             )
-            async with JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS).serving() as runner, screener.batcher.serving():
+            matcher = Matcher(galleries=GalleryLibrary(catalog), lane=lane)
+            runner = JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS)
+            async with runner.serving(), screener.batcher.serving(), matcher.batcher.serving():
                 yield DetectorState(
                     settings=settings,
                     catalog=catalog,
                     jobs=jobs,
                     runner=runner,
                     lane=lane,
-                    galleries=GalleryLibrary(catalog),
                     screener=screener,
+                    matcher=matcher,
                 )
     finally:
         lane.close()
@@ -78,7 +81,7 @@ def not_ready(state: DetectorState) -> list[str]:
     """Why the detector should get no work now."""
     state.jobs.ping()
     state.catalog.check()
-    saturated = state.lane.is_saturated or state.screener.batcher.is_saturated
+    saturated = any(queue.is_saturated for queue in (state.lane, state.screener.batcher, state.matcher.batcher))
     return state.runner.not_ready() + (["too many requests wait"] if saturated else [])
 
 

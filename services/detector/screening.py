@@ -19,13 +19,15 @@ from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError
 from shared.memorization.attribution import WordWeight, attribute
-from shared.memorization.magnitude import UnconditionalCache, screen
-from shared.memorization.prompt_scoring import PROMPTS_AT_ONCE, ScreeningSettings, finite_scores
+from shared.memorization.magnitude import FORWARD_BATCH, UnconditionalCache, screen
+from shared.memorization.prompt_scoring import ScreeningSettings, finite_scores
 from shared.memorization.statistics import empirical_p_values
 
 Decision = Literal["allow", "mitigate", "block"]
 
 SIGNALS: Final[tuple[Signal, ...]] = ("noise_magnitude",)
+
+ROWS_AT_ONCE: Final = FORWARD_BATCH  # prompts times seeds that are screened in one pass
 
 SCREENED = Counter("lethe_prompts_screened_total", "Prompts screened.", ["verdict"])
 # All verdicts from the start: a share of what was never told is none to Prometheus, where it should be zero.
@@ -67,6 +69,15 @@ class _Batch:
     model: str
     settings: ScreeningSettings
     key: str
+    explain: bool
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a pass tells of one prompt; words where they were asked for."""
+
+    score: float
+    words: list[WordWeight] | None
 
 
 class Screener:
@@ -78,17 +89,13 @@ class Screener:
         self._calibrations = calibrations
         self._lane = lane
         self._cache = UnconditionalCache()
-        self.batcher: MicroBatcher[_Batch, str, float] = MicroBatcher(self._work, turn=lane.turn, max_batch=PROMPTS_AT_ONCE)
+        self.batcher: MicroBatcher[_Batch, str, _Seen] = MicroBatcher(self._work, turn=lane.turn, max_batch=_prompts_at_once)
 
     async def screen(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings, *, explain: bool) -> Screening:
         """The verdict on each prompt; ConflictError without a calibration, InvalidRequestError for a prompt that is too long."""
         calibration = await asyncio.to_thread(self._admitted, model_id, prompts, settings)
-        scores = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key), prompts)
-        words: Sequence[list[WordWeight] | None] = [None] * len(prompts)
-        if explain:
-            words = await self._lane.run(lambda: self._explain(model_id, prompts, settings), admitted=True)
-        verdicts = [judge(score, calibration, tokens) for score, tokens in zip(scores, words, strict=True)]
-        return Screening(verdicts, calibration)
+        seen = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key, explain), prompts)
+        return Screening([judge(each.score, calibration, each.words) for each in seen], calibration)
 
     def _admitted(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> Calibration:
         """The calibration in force, after a look at the prompts: what cannot be screened waits for nothing and fails no other."""
@@ -96,26 +103,30 @@ class Screener:
         self._windows.require_fit(model_id, prompts)
         return calibration
 
-    async def _work(self, batch: _Batch, prompts: list[str]) -> list[float]:
+    async def _work(self, batch: _Batch, prompts: list[str]) -> list[_Seen]:
         """One micro-batch, on the lane."""
         BATCH.observe(len(prompts))
-        return await self._lane.run(lambda: self._score(batch, prompts), admitted=True)
+        return await self._lane.run(lambda: self._look(batch, prompts), admitted=True)
 
-    def _score(self, batch: _Batch, prompts: list[str]) -> list[float]:
-        """The score of each prompt."""
+    def _look(self, batch: _Batch, prompts: list[str]) -> list[_Seen]:
+        """The score of each prompt, and the words' shares of it where they were asked for."""
+        settings = batch.settings
         with self._library.use(batch.model) as model:
-            if calibration_key(model, batch.settings, SIGNALS) != batch.key:
+            if calibration_key(model, settings, SIGNALS) != batch.key:
                 raise ConflictError(
                     f"The calibration of the model {batch.model} was made in another way than prompts are screened; calibrate anew."
                 )
-            settings = batch.settings
             magnitudes_PST = screen(model, model.encode(prompts), settings.seeds, steps=settings.steps, cache=self._cache)
-            return finite_scores(magnitudes_PST)
+            scores = finite_scores(magnitudes_PST)
+            words: Sequence[list[WordWeight] | None] = [None] * len(prompts)
+            if batch.explain:
+                words = attribute(model, prompts, settings.seeds, self._cache)
+            return [_Seen(*each) for each in zip(scores, words, strict=True)]
 
-    def _explain(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> list[list[WordWeight] | None]:
-        """The words of each prompt with their shares of the score."""
-        with self._library.use(model_id) as model:
-            return list(attribute(model, prompts, settings.seeds, self._cache))
+
+def _prompts_at_once(batch: _Batch) -> int:
+    """As many prompts as the rows of one forward pass hold: those of the next pass are heard and answered meanwhile."""
+    return max(1, ROWS_AT_ONCE // batch.settings.seeds_per_prompt)
 
 
 def judge(score: float, calibration: Calibration, tokens: list[WordWeight] | None) -> Verdict:

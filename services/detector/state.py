@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.detector.gallery_library import GalleryLibrary
+from services.detector.matching import Matcher
 from services.detector.screening import Screener
 from shared.catalog import Catalog
 from shared.diffusion.lane import ComputeLane
@@ -22,5 +22,5 @@ class DetectorState:
     jobs: JobStore
     runner: JobRunner
     lane: ComputeLane
-    galleries: GalleryLibrary
     screener: Screener
+    matcher: Matcher

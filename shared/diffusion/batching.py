@@ -77,11 +77,15 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
         work: Callable[[KeyT, list[ItemT]], Awaitable[list[AnswerT]]],
         *,
         turn: Callable[[], Awaitable[None]] = _at_once,
-        max_batch: int = MAX_BATCH,
+        max_batch: Callable[[KeyT], int] = lambda _key: MAX_BATCH,
         max_waiting: int = MAX_WAITING,
         gathering_seconds: float = GATHERING_SECONDS,
     ) -> None:
-        """`turn` returns when the device is free for a batch: what arrives until then belongs to it."""
+        """`turn` returns when the device is free for a batch: what arrives until then belongs to it.
+
+        `max_batch` says how many items of a key make a batch: not more than pass at once, for the answers of one batch are handed out
+        while the next is worked on.
+        """
         self._work = work
         self._turn = turn
         self._max_batch = max_batch
@@ -128,7 +132,7 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
         crowded = False  # a caller who is alone gains nothing by waiting for company
         while True:
             await self._arrived.wait()
-            if (crowded or len(self._queue) > 1) and sum(len(request.left) for request in self._queue) < self._max_batch:
+            if (crowded or len(self._queue) > 1) and not self._is_full():
                 await asyncio.sleep(self._gathering_seconds)
             await self._turn()
             batch = self._take()
@@ -139,14 +143,20 @@ class MicroBatcher(Generic[KeyT, ItemT, AnswerT]):
             if not self._queue:
                 self._arrived.clear()
 
+    def _is_full(self) -> bool:
+        """Whether a batch's worth of items waits."""
+        return bool(self._queue) and sum(len(request.left) for request in self._queue) >= self._max_batch(self._queue[0].key)
+
     def _take(self) -> list[_Share[KeyT, ItemT, AnswerT]]:
         """As many items of the oldest request's key as fit, in the order of arrival."""
         batch: list[_Share[KeyT, ItemT, AnswerT]] = []
         others: list[_Request[KeyT, ItemT, AnswerT]] = []
-        room = self._max_batch
+        room = 0
         for request in self._queue:
             if request.done.done():
                 continue
+            if not batch:
+                room = self._max_batch(request.key)
             if room and (not batch or request.key == batch[0].request.key):
                 batch.append(_Share(request, request.left[:room], len(request.answers)))
                 room -= len(batch[-1].items)

@@ -54,7 +54,7 @@ class Studio:
         self._library = library
         self._lane = lane
         self._batcher: MicroBatcher[Manner, Picture, Image] = MicroBatcher(
-            self._work, turn=lane.turn, max_batch=BATCH_IMAGES, gathering_seconds=GATHERING_SECONDS
+            self._work, turn=lane.turn, max_batch=lambda _manner: BATCH_IMAGES, gathering_seconds=GATHERING_SECONDS
         )
 
     @asynccontextmanager

@@ -5,16 +5,28 @@ B batch, L tokens, E embedding features, S seeds.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from shared.diffusion.model import Model
 from shared.diffusion.noise import draw_noise
-from shared.memorization.magnitude import UnconditionalCache, first_timestep, noise_prediction_magnitude
+from shared.memorization.magnitude import (
+    FORWARD_BATCH,
+    UnconditionalCache,
+    each_prompt_and_seed,
+    first_timestep,
+    noise_prediction_magnitude,
+)
+
+GRADIENT_VALUES: Final = (
+    65_536  # of latents in one backward pass: 4 rows of Stable Diffusion's at 512 pixels
+)
 
 
 @dataclass(frozen=True)
@@ -29,20 +41,27 @@ def token_gradients(model: Model, prompts: Sequence[str], seeds: Sequence[int], 
     """mean_j ‖∂d_j/∂e_c[k]‖₂ for every prompt and token, B×L, at step 0.
 
     Per image, not over the stacked batch; ε_u is a constant; the gradient is taken at the text encoder's output.
-    Cost: one forward and one backward pass a prompt and seed.
+    Cost: one forward and one backward row a prompt and seed.
     """
     noise = draw_noise(seeds, model.latent_shape).to(model.device)
     eps_uncond = cache.get(model, seeds)
     embeddings_BLE = model.encode(prompts).embeddings_BLE
     t = first_timestep(model)
-    rows = []
-    for embedding_LE in embeddings_BLE:
+
+    def look(prompt_rows: list[int], seed_rows: list[int]) -> Tensor:
+        """The norms of some pairs of prompt and seed, each with a leaf of its own: gradients stay apart."""
         with torch.enable_grad():
-            e_c = embedding_LE.expand(len(seeds), -1, -1).clone().requires_grad_()  # one leaf row a seed: gradients stay apart
-            d_S = noise_prediction_magnitude(model.predict_noise(noise, t, e_c), eps_uncond)
-            (gradient_SLE,) = torch.autograd.grad(d_S.sum(), e_c)
-        rows.append(gradient_SLE.norm(dim=2).mean(0))
-    return torch.stack(rows)
+            e_c = embeddings_BLE[prompt_rows].requires_grad_()
+            d_B = noise_prediction_magnitude(model.predict_noise(noise[seed_rows], t, e_c), eps_uncond[seed_rows])
+            (gradient_BLE,) = torch.autograd.grad(d_B.sum(), e_c)
+        return torch.as_tensor(gradient_BLE.norm(dim=2))
+
+    return each_prompt_and_seed(look, len(prompts), len(seeds), gradient_batch(model)).mean(1)
+
+
+def gradient_batch(model: Model) -> int:
+    """Rows of one forward and backward pass, whose activations stay until its end."""
+    return max(1, min(FORWARD_BATCH, GRADIENT_VALUES // math.prod(model.latent_shape)))
 
 
 Span = tuple[int, int]

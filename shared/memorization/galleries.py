@@ -57,9 +57,9 @@ class FilmSet:
     images_NHW: Images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gallery:
-    """A gallery in memory, ready to be searched."""
+    """A gallery in memory, ready to be searched; equal to itself alone."""
 
     id: str
     dataset: str

@@ -5,9 +5,9 @@ B batch, P prompts, S seeds, T steps, C channels, H height, W width.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Final
 
@@ -96,9 +96,8 @@ def screen(
     noise = draw_noise(seeds, model.latent_shape)
     eps_uncond = cache.get(model, seeds)
 
-    def look(rows: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def look(prompt_rows: list[int], seed_rows: list[int]) -> Tensor:
         """d at each step of some pairs of prompt and seed."""
-        prompt_rows, seed_rows = (list(each) for each in zip(*rows, strict=True))
         observer = MagnitudeObserver()
         walk = denoise(
             model,
@@ -109,13 +108,23 @@ def screen(
             observers=[observer],
             first_eps_uncond=eps_uncond[seed_rows],
         )
-        for _ in islice(walk, steps):
+        for _ in itertools.islice(walk, steps):
             pass
-        return list(observer.magnitudes_TB.T)
+        return observer.magnitudes_TB.T
 
-    pairs = [(prompt, seed) for prompt in range(len(conditioning)) for seed in range(len(seeds))]
-    looks = [each for start in range(0, len(pairs), batch_size) for each in halved_where_needed(look, pairs[start : start + batch_size])]
-    return torch.stack(looks).reshape(len(conditioning), len(seeds), steps)
+    return each_prompt_and_seed(look, len(conditioning), len(seeds), batch_size)
+
+
+def each_prompt_and_seed(look: Callable[[list[int], list[int]], Tensor], prompts: int, seeds: int, batch_size: int) -> Tensor:
+    """P×S×…: what `look` sees of every pair of a prompt and a seed, of which it gets so many at once."""
+
+    def rows_of(pairs: Sequence[tuple[int, int]]) -> list[Tensor]:
+        prompt_rows, seed_rows = (list(each) for each in zip(*pairs, strict=True))
+        return list(look(prompt_rows, seed_rows))
+
+    pairs = list(itertools.product(range(prompts), range(seeds)))
+    rows = [row for start in range(0, len(pairs), batch_size) for row in halved_where_needed(rows_of, pairs[start : start + batch_size])]
+    return torch.as_tensor(torch.stack(rows).unflatten(0, (prompts, seeds)))
 
 
 def screening_seeds(seed: int, count: int) -> list[int]:

@@ -62,9 +62,9 @@ def test_service_of_one_at_a_time_is_the_real_one_with_batches_of_one(monkeypatc
     from shared.diffusion import studio
 
     sizes: dict[str, int] = {}
-    monkeypatch.setattr(detector, "main", lambda: sizes.update(detector=screening.PROMPTS_AT_ONCE))
+    monkeypatch.setattr(detector, "main", lambda: sizes.update(detector=screening.ROWS_AT_ONCE))
     monkeypatch.setattr(sampler, "main", lambda: sizes.update(sampler=studio.BATCH_IMAGES))
     for service in ("detector", "sampler"):
         load.serve_one_at_a_time(service)
     assert sizes == {"detector": 1, "sampler": 1}
-    assert (screening.PROMPTS_AT_ONCE, studio.BATCH_IMAGES) == (32, 32)
+    assert (screening.ROWS_AT_ONCE, studio.BATCH_IMAGES) == (32, 32)

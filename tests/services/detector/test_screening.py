@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import anyio
 import pytest
 from prometheus_client import REGISTRY
 
-from services.detector.calibration import Calibration, Calibrations
-from services.detector.screening import Screener, judge
+from services.detector.calibration import Calibration, Calibrations, calibration_key
+from services.detector.screening import Screener, Verdict, judge
 from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
@@ -92,6 +94,51 @@ async def test_requests_that_arrive_together_share_their_forward_pass(
             go.set()
     assert (seen.calls, seen.conditional) == (1, 3 * 2)
     assert [together[prompt] for prompt in PROMPTS] == pytest.approx(alone, rel=1e-4)
+
+
+async def test_words_of_prompts_that_arrive_together_are_told_by_one_backward_pass(
+    screener: Screener, library: ModelLibrary, lane: ComputeLane, judging_home: JudgingHome
+) -> None:
+    model_id = judging_home.stocked.model.id
+    alone = [(await screener.screen(model_id, [prompt], SETTINGS, explain=True)).verdicts[0] for prompt in PROMPTS]
+    together: dict[str, Verdict] = {}
+
+    async def ask(prompt: str, *, explain: bool) -> None:
+        verdict = (await screener.screen(model_id, [prompt], SETTINGS, explain=explain)).verdicts[0]
+        if explain:
+            together[prompt] = verdict
+
+    with counted_forwards(held(library, model_id)) as seen:
+        async with anyio.create_task_group() as group:
+            go, before = threading.Event(), waiting()
+            group.start_soon(lane.run, go.wait)
+            for prompt in PROMPTS:
+                group.start_soon(partial(ask, prompt, explain=True))
+            group.start_soon(partial(ask, PROMPTS[0], explain=False))
+            with anyio.fail_after(30):
+                while waiting() < before + 4:  # noqa: ASYNC110 - the batcher tells nobody
+                    await anyio.sleep(0.005)
+            go.set()
+    # The explained ones' scores and gradients, and the score of the one that asked for no words.
+    assert (seen.calls, seen.conditional) == (3, 3 * 2 + 3 * 2 + 2)
+    for prompt, verdict in zip(PROMPTS, alone, strict=True):
+        assert [word.text for word in together[prompt].tokens or []] == prompt.split()
+        weights = [word.weight for word in verdict.tokens or []]
+        assert [word.weight for word in together[prompt].tokens or []] == pytest.approx(weights, rel=1e-2, abs=1e-4)
+
+
+@pytest.mark.parametrize(("seeds", "sizes"), [(1, [2]), (16, [2]), (17, [1, 1])])
+async def test_pass_holds_as_many_prompts_as_its_rows_have_room_for_their_seeds(
+    screener: Screener, library: ModelLibrary, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch, seeds: int, sizes: list[int]
+) -> None:
+    settings = ScreeningSettings(steps=1, seeds_per_prompt=seeds, seed=0)
+    key = calibration_key(held(library, judging_home.stocked.model.id), settings, ["noise_magnitude"])
+    calibration = Calibration(judging_home.calibration.model_copy(update={"key": key}), [0.1])
+    monkeypatch.setattr(Calibrations, "in_force", lambda *_: calibration)
+    batches: list[int] = []
+    monkeypatch.setattr("services.detector.screening.BATCH", mock.Mock(observe=batches.append))
+    await screener.screen(judging_home.stocked.model.id, PROMPTS[:2], settings, explain=False)
+    assert batches == sizes
 
 
 @pytest.mark.parametrize("explain", [False, True])

@@ -77,7 +77,7 @@ async def test_requests_with_other_settings_are_kept_apart() -> None:
 
 async def test_batch_is_no_larger_than_its_limit_and_a_large_request_takes_turns() -> None:
     work = Work()
-    async with MicroBatcher(work, max_batch=3).serving() as batcher:
+    async with MicroBatcher(work, max_batch=lambda _key: 3).serving() as batcher:
         answers = await ask_all(batcher, [("a", [1, 2, 3, 4, 5]), ("a", [6, 7]), ("b", [8]), ("a", [])])
     assert answers == [[2, 4, 6, 8, 10], [12, 14], [16], []]
     assert work.batches == [("a", [1, 2, 3]), ("a", [6, 7, 4]), ("b", [8]), ("a", [5])]
