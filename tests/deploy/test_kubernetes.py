@@ -7,7 +7,7 @@ import ipaddress
 import re
 import ssl
 import subprocess
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +23,11 @@ from deploy.kubernetes import write_rules
 from shared.cli.app import app as command_line
 from shared.cli.deployment_commands import read_principals
 from shared.cli.supervisor import SERVICES
+from shared.database import Database, services_role
 from shared.jobs.runner import STOP_GRACE
 from shared.settings import Settings
+from shared.storage.buckets import POLICIES, PRINCIPALS
+from shared.storage.minio_users import read_users
 from tests.deploy.manifests import (
     KUBERNETES,
     NEWEST,
@@ -46,6 +49,9 @@ RENDERED = ("base", *OVERLAYS)
 PORTS = {"trainer": 8001, "sampler": 8002, "detector": 8003, "mitigator": 8004}
 # Secrets that nobody makes by hand: by `lethe key create` and an operator's hand, by cert-manager, by KubeRay, by the site.
 MADE_LATER = {"lethe-service-key", "lethe-metrics-key", "lethe-ray", "registry-login", "lethe-authority"}
+# The files of secrets that hold others than a store user's.
+STORE_FILES = ("lethe_s3_access_key", "lethe_s3_secret_key")
+FILES = {**dict.fromkeys(("lethe-database", "lethe-database-owner"), ("lethe_database_url",)), "lethe-service-key": ("lethe_service_key",)}
 every_rendering = pytest.mark.parametrize("overlay", RENDERED)
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -370,9 +376,22 @@ def test_services_hold_their_own_store_user_and_no_administrators(overlay: str) 
     for service in SERVICES:
         held = secrets_of(named(overlay, "Deployment", service)["spec"]["template"]["spec"])
         assert {name for name in held if re.search("database|store", name)} == {"lethe-database", f"lethe-store-{service}"}
-    for job in ("migrate", "bootstrap"):
+    users = {f"lethe-store-{user}" for user in PRINCIPALS} if overlay == "cpu-demo" else set()
+    for job, store in (("migrate", set()), ("bootstrap", {"lethe-store-admin"} | users)):
         held = secrets_of(named(overlay, "Job", job)["spec"]["template"]["spec"])
-        assert {"lethe-database-owner", "lethe-store-admin"} <= held
+        assert {name for name in held if re.search("database|store", name)} == {"lethe-database", "lethe-database-owner"} | store
+
+
+@every_rendering
+@pytest.mark.parametrize("job", ["migrate", "bootstrap"])
+def test_jobs_make_the_role_that_services_are_given(overlay: str, job: str) -> None:
+    files = secret_files(named(overlay, "Job", job)["spec"]["template"]["spec"])
+    assert files["lethe_database_url"] == ("lethe-database-owner", "lethe_database_url")
+    assert files["lethe_services_database_url"] == ("lethe-database", "lethe_database_url")
+    for service in SERVICES:
+        files = secret_files(named(overlay, "Deployment", service)["spec"]["template"]["spec"])
+        assert files["lethe_database_url"] == ("lethe-database", "lethe_database_url")
+        assert "lethe_services_database_url" not in files
 
 
 @pytest.mark.parametrize("overlay", ["gpu", "airgapped", "ray"])
@@ -384,6 +403,27 @@ def test_store_users_of_all_services_are_granted_their_policies(overlay: str) ->
     assert source["configMapRef"]["name"] == settings["metadata"]["name"]
 
 
+def test_demo_makes_the_store_users_whose_keys_the_services_hold(
+    demo_secrets: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pod = named("cpu-demo", "Job", "bootstrap")["spec"]["template"]["spec"]
+    for file, (secret, key) in secret_files(pod).items():
+        (tmp_path / file).write_bytes(base64.b64decode(demo_secrets[secret][key]))
+    (mounted,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
+    assert pod["containers"][0]["command"] == ["lethe", "bootstrap", "--minio-users", mounted]
+    monkeypatch.setenv("LETHE_STORE", "s3")
+    settings = Settings(_secrets_dir=tmp_path)
+    users = {user.name: user for user in read_users(tmp_path, POLICIES, settings)}
+    for service in SERVICES:
+        keys = [base64.b64decode(demo_secrets[f"lethe-store-{service}"][f"lethe_s3_{key}_key"]).decode() for key in ("access", "secret")]
+        assert [users[service].access_key, users[service].secret_key] == keys
+    with closing(Database.open(settings)) as owner:
+        assert settings.services_database_url is not None
+        role = services_role(settings.services_database_url.get_secret_value(), owner=owner)
+        assert role.name != owner.engine.url.username
+        assert role.password != owner.engine.url.password
+
+
 def secrets_named(overlay: str) -> set[str]:
     """The secrets that an overlay's pods, scrapes and certificates refer to."""
     found = set()
@@ -393,6 +433,17 @@ def secrets_named(overlay: str) -> set[str]:
         for endpoint in monitor["spec"]["endpoints"]:
             found |= {endpoint["authorization"]["credentials"]["name"], endpoint["tlsConfig"]["ca"]["secret"]["name"]}
     return found
+
+
+def secret_files(pod: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The files that a pod finds in LETHE_SECRETS, each with its secret and the key there."""
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "secrets"]
+    files = {}
+    for source in (source["secret"] for source in volume["projected"]["sources"]):
+        for item in source.get("items", [{"key": key, "path": key} for key in FILES.get(source["name"], STORE_FILES)]):
+            assert item["path"] not in files, "the later would hide the earlier"
+            files[item["path"]] = (source["name"], item["key"])
+    return files
 
 
 def secrets_of(pod: dict[str, Any]) -> set[str]:
@@ -409,7 +460,7 @@ def secrets_of(pod: dict[str, Any]) -> set[str]:
 def test_jobs_run_commands_that_exist(job: str) -> None:
     commands = typer.main.get_command(command_line).commands  # type: ignore[attr-defined]
     (container,) = named("base", "Job", job)["spec"]["template"]["spec"]["containers"]
-    program, command = container["command"]
+    program, command, *_ = container["command"]
     assert program == "lethe"
     assert command in commands
 

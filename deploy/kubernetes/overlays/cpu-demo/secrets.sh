@@ -17,17 +17,18 @@ secret() { # NAME KEY=FILE…
     echo ---
 }
 
-random_text() { openssl rand -hex 24 | tr -d '\n'; }
+random_text() { openssl rand -hex 20 | tr -d '\n'; } # 40 characters, the longest key that such stores make themselves
 
 random_text >password
-printf 'postgresql://lethe:%s@database:5432/lethe' "$(<password)" >lethe_database_url
-printf 'lethe-demo' >lethe_s3_access_key
-random_text >lethe_s3_secret_key
 secret demo-database password
-secret lethe-database lethe_database_url
+printf 'postgresql://lethe:%s@database:5432/lethe' "$(<password)" >lethe_database_url
 secret lethe-database-owner lethe_database_url
-# In the demo everybody is the object store's administrator; elsewhere each service has a user of its own (shared/storage/policies).
-for user in admin trainer sampler detector mitigator; do
+# The services' role is made by the job migrate, by this URL; the store's users by the job bootstrap.
+printf 'postgresql://lethe_service:%s@database:5432/lethe' "$(random_text)" >lethe_database_url
+secret lethe-database lethe_database_url
+for user in admin trainer sampler detector mitigator operator; do
+    printf 'lethe-%s' "$user" >lethe_s3_access_key
+    random_text >lethe_s3_secret_key
     secret "lethe-store-$user" lethe_s3_access_key lethe_s3_secret_key
 done
 
