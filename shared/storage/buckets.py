@@ -33,7 +33,10 @@ POLICY_BUCKET: Final = "arn:aws:s3:::lethe"
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")
 # Who may be somebody of their own to the store. The operator's command line does not draw or train: it anchors the audit log.
 PRINCIPALS: Final = (*SERVICES, "operator")
-_MADE: Final = "made"
+_PROBES: Final = "probe/"
+# The rules of expiry that are Lethe's.
+_LEFTOVERS: Final = "leftovers"
+_OLD_PROBES: Final = "probes"
 _UNSUPPORTED: Final = {"NotImplemented", "MethodNotAllowed", "NotSupported", "UnsupportedOperation", "unreadable"}
 
 
@@ -51,13 +54,14 @@ class Buckets:
     def prepare(self, bucket: str, *, honours_conditions: Callable[[], bool]) -> dict[str, str]:
         """Make the bucket of all objects unless it is there, keep versions, expire leftovers; answers what became of each step.
 
-        Versions are turned on in a new bucket only, and off again where the server then ignores conditional PUT (Ceph 16 does):
-        what is committed never changes, so that one writer wins counts for more.
+        Versions are turned on in an empty bucket only, which an earlier run may have been killed at, and off again where the server
+        then ignores conditional PUT (Ceph 16 does): what is committed never changes, so that one writer wins counts for more.
         """
         made = self._make(bucket, object_lock=False)
+        is_empty = self._is_empty(bucket)
         return {
             "bucket": made,
-            "versions": self._try(lambda: self._keep_versions(bucket, honours_conditions)) if made == _MADE else "left as they were",
+            "versions": self._try(lambda: self._keep_versions(bucket, honours_conditions)) if is_empty else "left as they were",
             "lifecycle": self._try(lambda: self._expire_leftovers(bucket)),
         }
 
@@ -91,28 +95,45 @@ class Buckets:
                 if error.code != "BucketAlreadyOwnedByYou":
                     raise
                 return "was there"
-            return _MADE
+            return "made"
+
+    def _is_empty(self, bucket: str) -> bool:
+        """Whether there is nothing but what probes left."""
+        with _answering():
+            return all(entry.object_name == _PROBES for entry in self._client.list_objects(bucket_name=bucket))
 
     def _keep_versions(self, bucket: str, honours_conditions: Callable[[], bool]) -> str:
-        honoured_before = honours_conditions()
         self._client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
-        if honours_conditions() or not honoured_before:
+        if honours_conditions():
             return "on"
         self._client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(SUSPENDED))
-        return "off, because this server ignores conditional PUT in a bucket that keeps them"
+        if honours_conditions():
+            return "off, because this server ignores conditional PUT in a bucket that keeps them"
+        self._client.set_bucket_versioning(bucket_name=bucket, config=VersioningConfig(ENABLED))
+        return "on"
 
     def _expire_leftovers(self, bucket: str) -> str:
+        if not self._rule_ids(bucket) <= {_LEFTOVERS, _OLD_PROBES}:
+            return "left as it was, since the bucket has rules that are not Lethe's"
         everything = Rule(
             status=ENABLED,
-            rule_id="leftovers",
+            rule_id=_LEFTOVERS,
             rule_filter=Filter(prefix=""),
             abort_incomplete_multipart_upload=AbortIncompleteMultipartUpload(days_after_initiation=LEFTOVERS_DAYS),
             expiration=Expiration(expired_object_delete_marker=True),
             noncurrent_version_expiration=NoncurrentVersionExpiration(noncurrent_days=OLD_VERSIONS_DAYS),
         )
-        probes = Rule(status=ENABLED, rule_id="probes", rule_filter=Filter(prefix="probe/"), expiration=Expiration(days=LEFTOVERS_DAYS))
+        probes = Rule(status=ENABLED, rule_id=_OLD_PROBES, rule_filter=Filter(prefix=_PROBES), expiration=Expiration(days=LEFTOVERS_DAYS))
         self._client.set_bucket_lifecycle(bucket_name=bucket, config=LifecycleConfig([everything, probes]))
         return "on"
+
+    def _rule_ids(self, bucket: str) -> set[str | None]:
+        """The names of the bucket's rules of expiry; None for those that the SDK cannot read."""
+        try:
+            found = self._client.get_bucket_lifecycle(bucket_name=bucket)
+        except ValueError:
+            return {None}
+        return set() if found is None else {rule.rule_id for rule in found.rules}
 
     def _try(self, step: Callable[[], str]) -> str:
         """Take a step that Lethe can do without."""

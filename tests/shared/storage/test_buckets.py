@@ -7,10 +7,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from minio.commonconfig import ENABLED, Filter
 from minio.error import S3Error
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from pydantic import SecretStr
 
 from shared.errors import ConflictError, InvalidRequestError, UnavailableError
@@ -47,6 +50,7 @@ def name() -> str:
 @pytest.mark.server
 def test_bucket_keeps_versions_and_expires_leftovers(buckets: Buckets, name: str) -> None:
     assert buckets.prepare(name, honours_conditions=lambda: True) == {"bucket": "made", "versions": "on", "lifecycle": "on"}
+    buckets._client.put_object(bucket_name=name, object_name="models/there", data=BytesIO(b"there"), length=5)
     again = buckets.prepare(name, honours_conditions=lambda: False)
     assert again == {"bucket": "was there", "versions": "left as they were", "lifecycle": "on"}
     assert buckets._client.get_bucket_versioning(bucket_name=name).status == "Enabled"
@@ -65,6 +69,30 @@ def test_versions_give_way_where_they_cost_conditional_put(buckets: Buckets, cep
     told = buckets.prepare(name, honours_conditions=lambda: honours_conditions(ceph_server, name))
     assert told["versions"].startswith("off, because this server ignores conditional PUT")
     assert honours_conditions(ceph_server, name)
+
+
+@pytest.mark.server
+def test_bucket_that_an_earlier_run_was_killed_at_is_made_ready(buckets: Buckets, ceph_server: S3Server, name: str) -> None:
+    def die() -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        buckets.prepare(name, honours_conditions=die)
+    assert not honours_conditions(ceph_server, name)
+    told = buckets.prepare(name, honours_conditions=lambda: honours_conditions(ceph_server, name))
+    assert (told["bucket"], told["lifecycle"]) == ("was there", "on")
+    assert honours_conditions(ceph_server, name)
+
+
+@pytest.mark.server
+def test_rules_of_expiry_that_the_bucket_has_stay(buckets: Buckets, name: str) -> None:
+    buckets.prepare(name, honours_conditions=lambda: True)
+    ward = Rule(status=ENABLED, rule_id="ward", rule_filter=Filter(prefix="ward/"), expiration=Expiration(days=7))
+    buckets._client.set_bucket_lifecycle(bucket_name=name, config=LifecycleConfig([ward]))
+    assert buckets.prepare(name, honours_conditions=lambda: True)["lifecycle"].startswith("left as it was")
+    lifecycle = buckets._client.get_bucket_lifecycle(bucket_name=name)
+    assert lifecycle is not None
+    assert [rule.rule_id for rule in lifecycle.rules] == ["ward"]
 
 
 def honours_conditions(server: S3Server, bucket: str) -> bool:
