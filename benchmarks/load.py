@@ -1,4 +1,4 @@
-"""Real services under concurrent callers: shared passes beside one request at a time, and beside the bare network.
+"""Real services under concurrent callers: shared passes beside one request at a time, and screening beside the bare network.
 
 Detector and sampler are started twice each, once as they are and once with batches of one, and are asked by turns.
 """
@@ -26,19 +26,31 @@ import torch
 from benchmarks.callers import Body, Round, ask_side_by_side, percentiles
 from benchmarks.material import phantom_films, random_model
 from benchmarks.results import keep, shown, spread, tell
+from benchmarks.screening import measure
 from shared.catalog import CalibrationManifest, Catalog, ModelManifest, new_id, open_catalog
 from shared.diffusion.model import Model
-from shared.diffusion.noise import draw_noise
-from shared.memorization.magnitude import FORWARD_BATCH, first_timestep, screening_seeds
 from shared.memorization.prompt_scoring import ScreeningSettings
 from shared.settings import Settings
 
+BARE_PROMPTS: Final = 32
 SEEDS_PER_PROMPT: Final = (1, 4)  # the fewest, where batching helps most, and what the detector takes unless told otherwise
 ALONE: Final = "one at a time"
 TOGETHER: Final = "together"
 START_SECONDS: Final = 120.0
-COLUMNS: Final = ["asked", "callers", "answers/s together", ALONE, "ratio", "p50 / p95 / p99 ms together", ALONE, "of the bare forward"]
-TARGETS: Final = "targets: together at least 2 times one at a time at 32 callers, and at most 1.2 times the bare forward of 32 prompts"
+SCREENING_OF_BARE: Final = "screening, of the bare forward"
+ANSWERS_OF_BARE: Final = "all of an answer, of it"
+COLUMNS: Final = [
+    "asked",
+    "callers",
+    "answers/s together",
+    ALONE,
+    "ratio",
+    "p50 / p95 / p99 ms together",
+    ALONE,
+    SCREENING_OF_BARE,
+    ANSWERS_OF_BARE,
+]
+TARGETS: Final = "targets: together at least 2 times one at a time at 32 callers, screening at most 1.2 times the bare forward"
 
 
 @dataclass(frozen=True)
@@ -48,11 +60,12 @@ class Load:
     callers: tuple[int, ...] = (1, 8, 32)
     seconds: float = 5.0  # of one round
     rounds: int = 3
+    bare_repeats: int = 15
     generation_callers: int = 8
     generation_steps: int = 20
 
 
-QUICK: Final = Load(callers=(8,), seconds=0.5, rounds=1, generation_callers=4, generation_steps=2)
+QUICK: Final = Load(callers=(8,), seconds=0.5, rounds=1, bare_repeats=2, generation_callers=4, generation_steps=2)
 
 
 def main() -> None:
@@ -132,11 +145,17 @@ def screening_figures(home: Home, model: Model, prompts: list[str], load: Load, 
         for seeds in SEEDS_PER_PROMPT:
             body = {"model": home.model, "seeds_per_prompt": seeds}
             asked = ({**body, "prompts": [prompt]} for prompt in itertools.cycle(prompts))
-            bare = BareForward(model, prompts[:32], seeds, seed)
             for callers in load.callers:
-                beside = bare if callers == max(load.callers) else None
-                rows += _figures(urls, "/v1/screenings", asked, callers, load, beside, {"seeds_per_prompt": seeds})
+                rows += [row | {"seeds_per_prompt": seeds} for row in _figures(urls, "/v1/screenings", asked, callers, load)]
+            beside = measure(model, prompts[:BARE_PROMPTS], seeds, load.bare_repeats, seed)
+            rows[-2:] = [_beside(row, beside) for row in rows[-2:]]
     return rows
+
+
+def _beside(row: dict[str, Any], bare: dict[str, Any]) -> dict[str, Any]:
+    """What the most callers saw, with what the network alone takes for as many prompts, and screening in one process."""
+    answered = bare["prompts"] / row["per_second"]["median"]
+    return row | {"bare": bare, "screening_of_bare": bare["ratio"]["median"], "of_bare": answered / bare["forward_seconds"]["median"]}
 
 
 def generation_figures(home: Home, prompts: list[str], load: Load, threads: int) -> list[dict[str, Any]]:
@@ -144,51 +163,23 @@ def generation_figures(home: Home, prompts: list[str], load: Load, threads: int)
     body = {"model": home.model, "steps": load.generation_steps}
     asked = ({**body, "prompts": [prompt], "seed": number} for number, prompt in enumerate(itertools.cycle(prompts)))
     with both_ways("sampler", home, threads) as urls:
-        return _figures(urls, "/v1/generations", asked, load.generation_callers, load, None, {})
+        return _figures(urls, "/v1/generations", asked, load.generation_callers, load)
 
 
-class BareForward:
-    """Nothing but the network on the rows of so many prompts, in the batches that screening takes."""
-
-    def __init__(self, model: Model, prompts: list[str], seeds_per_prompt: int, seed: int) -> None:
-        noise = draw_noise(screening_seeds(seed, seeds_per_prompt), model.latent_shape).repeat(len(prompts), 1, 1, 1)
-        embeddings = model.encode(prompts).repeat(seeds_per_prompt).embeddings_BLE
-        self._batches = list(zip(noise.split(FORWARD_BATCH), embeddings.split(FORWARD_BATCH), strict=True))
-        self._model = model
-        self._timestep = first_timestep(model)
-        self.prompts = len(prompts)
-
-    @torch.no_grad()
-    def seconds(self) -> float:
-        """How long one run takes."""
-        began = time.perf_counter()
-        for rows, told in self._batches:
-            self._model.unet(rows, self._timestep, encoder_hidden_states=told, return_dict=False)
-        return time.perf_counter() - began
-
-
-def _figures(
-    urls: dict[str, str], path: str, asked: Iterator[Body], callers: int, load: Load, bare: BareForward | None, facts: dict[str, Any]
-) -> list[dict[str, Any]]:
+def _figures(urls: dict[str, str], path: str, asked: Iterator[Body], callers: int, load: Load) -> list[dict[str, Any]]:
     """Rounds by turns, each way of serving in each round, after one that does not count."""
     rounds: dict[str, list[Round]] = {way: [] for way in urls}
-    bare_seconds: list[float] = []
     for number in range(load.rounds + 1):
         for way, url in urls.items():
             seen = ask_side_by_side(url + path, asked, callers=callers, seconds=load.seconds if number else min(1.0, load.seconds))
             if number:
                 rounds[way].append(seen)
-        if bare is not None:
-            bare_seconds += [bare.seconds() for _ in range(3)][1:]
     alone = spread([seen.per_second for seen in rounds[ALONE]])
     rows = []
     for way, all_seen in rounds.items():
         rate = spread([seen.per_second for seen in all_seen])
-        row = facts | {"callers": callers, "served": way, "per_second": rate, "of_alone": rate["median"] / alone["median"]}
+        row = {"callers": callers, "served": way, "per_second": rate, "of_alone": rate["median"] / alone["median"]}
         row |= {"seconds": percentiles([latency for seen in all_seen for latency in seen.latencies])}
-        if bare is not None:
-            took = spread(bare_seconds)
-            row |= {"bare_seconds": took, "of_bare": bare.prompts / rate["median"] / took["median"]}
         rows.append(row)
     return rows
 
@@ -256,10 +247,9 @@ def table(screening: list[dict[str, Any]], generation: list[dict[str, Any]]) -> 
         seeds = together.get("seeds_per_prompt")
         asked = "an image" if seeds is None else f"screening, {seeds} seed{'s' if seeds > 1 else ''}"
         rates = [shown(row["per_second"], digits=1) for row in (together, alone)]
-        bare = f"{together['of_bare']:.2f}" if "of_bare" in together else "–"
-        lines.append(
-            [asked, str(together["callers"]), *rates, f"{together['of_alone']:.2f}", _latencies(together), _latencies(alone), bare]
-        )
+        beside = [f"{together[name]:.2f}" if name in together else "–" for name in ("screening_of_bare", "of_bare")]
+        ratio = f"{together['of_alone']:.2f}"
+        lines.append([asked, str(together["callers"]), *rates, ratio, _latencies(together), _latencies(alone), *beside])
     return lines
 
 

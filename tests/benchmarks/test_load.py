@@ -29,7 +29,9 @@ def test_quick_run_prints_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert told == [(8, load.TOGETHER, 1), (8, load.ALONE, 1)]
     together, alone = figures["screening"]
     assert together["of_alone"] == pytest.approx(together["per_second"]["median"] / alone["per_second"]["median"])
-    assert together["of_bare"] == pytest.approx(32 / together["per_second"]["median"] / together["bare_seconds"]["median"])
+    bare = together["bare"]
+    assert together["of_bare"] == pytest.approx(32 / together["per_second"]["median"] / bare["forward_seconds"]["median"])
+    assert together["screening_of_bare"] == bare["ratio"]["median"] > 0.5
     assert together["seconds"]["n"] >= 8
     assert together["seconds"]["p50"] <= together["seconds"]["p95"] <= together["seconds"]["p99"]
     assert [row["served"] for row in figures["generation"]] == [load.TOGETHER, load.ALONE]
@@ -39,13 +41,13 @@ def test_quick_run_prints_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_line_of_the_table_has_both_ways_of_being_served() -> None:
-    together = row(load.TOGETHER, 20.0, of_bare=1.234, of_alone=2.0, callers=8, seeds_per_prompt=4)
-    alone = row(load.ALONE, 10.0, of_bare=2.468, of_alone=1.0, callers=8, seeds_per_prompt=4)
+    together = row(load.TOGETHER, 20.0, of_bare=1.234, screening_of_bare=1.128, of_alone=2.0, callers=8, seeds_per_prompt=4)
+    alone = row(load.ALONE, 10.0, of_bare=2.468, screening_of_bare=1.128, of_alone=1.0, callers=8, seeds_per_prompt=4)
     images = [row(served, 5.0, of_alone=1.0, callers=4) for served in (load.TOGETHER, load.ALONE)]
     rates = ["20.0 (20.0-20.0)", "10.0 (10.0-10.0)"]
     assert load.table([together, alone], images) == [
-        ["screening, 4 seeds", "8", *rates, "2.00", "50 / 100 / 200", "100 / 200 / 400", "1.23"],
-        ["an image", "4", *["5.0 (5.0-5.0)"] * 2, "1.00", *["200 / 400 / 800"] * 2, "–"],
+        ["screening, 4 seeds", "8", *rates, "2.00", "50 / 100 / 200", "100 / 200 / 400", "1.13", "1.23"],
+        ["an image", "4", *["5.0 (5.0-5.0)"] * 2, "1.00", *["200 / 400 / 800"] * 2, "–", "–"],
     ]
 
 
