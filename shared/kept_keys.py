@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from shared.errors import UnavailableError
 from shared.storage.durable import write_durable
 
 _KEY_BYTES: Final = 32
@@ -19,15 +20,18 @@ def kept_key(path: Path) -> bytes:
 
     It is on the disk before anything is signed with it: what a database has kept since could not be believed without.
     """
-    if not path.exists():
-        with suppress(FileExistsError):
-            write_durable([secrets.token_bytes(_KEY_BYTES)], target=path, if_absent=True)
-    return _read_key(path)
-
-
-def _read_key(path: Path) -> bytes:
-    """The key, which must be whole."""
-    key = path.read_bytes()
+    try:
+        if not path.exists():
+            _make_key(path)
+        key = path.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"The key {path} is not there to be read, and cannot be made ({error.strerror}).") from error
     if len(key) != _KEY_BYTES:
         raise ValueError(f"{path} must hold {_KEY_BYTES} bytes; bring it back from the backup.")
     return key
+
+
+def _make_key(path: Path) -> None:
+    """A new key, unless another process was faster."""
+    with suppress(FileExistsError):
+        write_durable([secrets.token_bytes(_KEY_BYTES)], target=path, if_absent=True)

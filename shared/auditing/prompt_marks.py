@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from shared.kept_keys import kept_key
 from shared.settings import Settings
+
+KEY_FILE: Final = "prompt-marks.key"
 
 
 class PromptMark(TypedDict):
@@ -20,5 +22,5 @@ class PromptMark(TypedDict):
 
 def mark_prompts(prompts: Sequence[str], settings: Settings) -> list[PromptMark]:
     """The mark of each prompt, under a key that the installation keeps."""
-    key = kept_key(settings.keys_folder / "prompt-marks.key")
+    key = kept_key(settings.keys_folder / KEY_FILE)
     return [PromptMark(hmac=hmac.digest(key, prompt.encode(), hashlib.sha256).hex(), length=len(prompt)) for prompt in prompts]

@@ -12,7 +12,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from shared.access.authenticator import Authenticator
+from shared.auditing import prompt_marks
 from shared.database import Database
+from shared.http import idempotency, paging
 from shared.http.access import Requirement, declare_access, guarded_routes, requires
 from shared.http.authentication import Admission, Authentication
 from shared.http.docs import docs_routes
@@ -25,10 +27,14 @@ from shared.http.migrations import migrate_embedded, reasons_to_migrate
 from shared.http.problems import PROBLEM_MEDIA_TYPE, Problem
 from shared.http.recording import Counting, Ledger, Recording
 from shared.http.state import Draining, read_state
+from shared.kept_keys import kept_key
 from shared.settings import Settings
 from shared.telemetry import lethe_version, publish_build_info
 
 StateT = TypeVar("StateT")
+
+# Besides those of API keys and of the audit log, which are read when these are opened.
+_KEY_FILES: Final = (prompt_marks.KEY_FILE, paging.KEY_FILE, idempotency.KEY_FILE)
 
 _PROBLEM_SCHEMA: Final = {"$ref": "#/components/schemas/Problem"}
 # Declared on every route; naming 422 here replaces FastAPI's own shape of it.
@@ -80,6 +86,8 @@ def create_app(
     @asynccontextmanager
     async def with_state(_app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         """Keep the service's state, the database that readiness asks, and who tells callers apart, where requests find them."""
+        for name in _KEY_FILES:
+            kept_key(settings.keys_folder / name)  # told now where a folder of secrets, in which none can be made, lacks one
         with closing(Database.open(settings)) as database:
             migrate_embedded(database)
             opened = Authenticator.open(settings, database)

@@ -41,6 +41,7 @@ IDEMPOTENT: Final[dict[str, Any]] = {
 # Says of an answer that it was given before.
 REPLAYED: Final = "Idempotency-Replayed"
 
+KEY_FILE: Final = "idempotency.key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _RENEWALS_PER_LEASE: Final = 3
 
@@ -91,7 +92,7 @@ def _key(request: Request, key: str, *, route: str, fingerprint: str) -> Idempot
 def _fingerprint(body: BaseModel, settings: Settings) -> str:
     """The digest of a body under a key of the installation's, since it holds prompts that a plain digest would let others guess."""
     digest = canonical_digest(body.model_dump(mode="json"))
-    return hmac.digest(kept_key(settings.keys_folder / "idempotency.key"), digest.encode(), hashlib.sha256).hex()
+    return hmac.digest(kept_key(settings.keys_folder / KEY_FILE), digest.encode(), hashlib.sha256).hex()
 
 
 async def _content(answer: BaseModel) -> bytes:

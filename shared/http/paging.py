@@ -18,6 +18,7 @@ from shared.settings import Settings
 
 ItemT = TypeVar("ItemT")
 
+KEY_FILE: Final = "page-tokens.key"
 _TAG_BYTES: Final = 16
 
 
@@ -44,7 +45,7 @@ class PageTokens:
     @classmethod
     def open(cls, settings: Settings) -> PageTokens:
         """Tokens signed with the key kept under LETHE_HOME, which outlives restarts."""
-        return cls(kept_key(settings.keys_folder / "page-tokens.key"))
+        return cls(kept_key(settings.keys_folder / KEY_FILE))
 
     def sign(self, *, scope: str, cursor: str) -> str:
         """The token that continues the list named `scope` after `cursor`."""

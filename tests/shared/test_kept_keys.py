@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.errors import UnavailableError
 from shared.kept_keys import kept_key
 
 
@@ -45,6 +46,12 @@ def test_key_that_another_process_made_first_is_taken_over(tmp_path: Path, monke
     monkeypatch.setattr(os, "link", lose_the_race)
     assert kept_key(path) == b"x" * 32
     assert [file.name for file in tmp_path.iterdir()] == ["b.key"]
+
+
+def test_key_that_can_neither_be_read_nor_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"file/d\.key is not there to be read, and cannot be made \(Not a directory\)"):
+        kept_key(tmp_path / "file" / "d.key")
 
 
 def test_torn_key_is_refused(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import closing
 from typing import Any
 
 import pytest
 
+from shared import kept_keys
 from shared.access.key_records import KeyRecords
 from shared.auditing import AuditLog
 from shared.database import Database
+from shared.errors import UnavailableError
 from shared.http.migrations import migrate_embedded
 from shared.settings import Settings
 from shared.telemetry import lethe_version
@@ -80,3 +84,21 @@ async def test_state_is_closed_when_the_lifespan_ends(settings: Settings) -> Non
         jobs = state["service"].jobs
         assert jobs._database.engine.pool.checkedin() >= 1
     assert jobs._database.engine.pool.checkedin() == 0
+
+
+@pytest.mark.parametrize("missing", ["idempotency", "page-tokens", "prompt-marks"])
+async def test_service_that_lacks_a_key_and_cannot_make_it_does_not_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    folder = settings.home / "keys"
+    folder.mkdir()
+    for name in {"api-keys", "audit-log", "idempotency", "page-tokens", "prompt-marks"} - {missing}:
+        (folder / f"{name}.key").write_bytes(bytes(32))
+
+    def refuse(*_arguments: Any, **_named: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(kept_keys, "write_durable", refuse)
+    with pytest.raises(UnavailableError, match=rf"{missing}\.key is not there to be read"):
+        async with open_app(make_app(settings.model_copy(update={"keys": folder}), run_jobs=False)):
+            pass
