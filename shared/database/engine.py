@@ -84,7 +84,14 @@ def open_engine(url: str) -> Engine:
         return _open_sqlite(place)
     # Statements carry job specs, which may hold prompts: they must not appear in error messages.
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in place.query}
-    return create_engine(place, hide_parameters=True, pool_pre_ping=True, connect_args=options, **_POOL)
+    return create_engine(
+        place,
+        isolation_level="READ COMMITTED",  # whatever the server prefers: who waited for a lock must see what its holder wrote
+        hide_parameters=True,
+        pool_pre_ping=True,
+        connect_args=options,
+        **_POOL,
+    )
 
 
 def read_url(url: str, variable: str) -> URL:

@@ -105,6 +105,19 @@ def test_database_that_takes_no_writes_is_unavailable_and_read_on(postgres_serve
 
 
 @pytest.mark.server
+def test_transaction_sees_what_was_committed_while_it_waited_whatever_the_server_prefers(postgres_server: PostgresServer) -> None:
+    url = f"{postgres_server.new_database()}?options=-c%20default_transaction_isolation%3Dserializable"
+    with closing(Database(url)) as database:
+        with database.writing() as connection:
+            WORDS.create(connection)
+        with database.reading() as waiting:
+            assert waiting.execute(select(WORDS.c.text)).all() == []
+            with database.writing() as holding:
+                holding.execute(insert(WORDS).values(id=1, text="kept"))
+            assert waiting.execute(select(WORDS.c.text)).scalars().all() == ["kept"]
+
+
+@pytest.mark.server
 def test_transaction_that_the_server_ended_is_unavailable(postgres_server: PostgresServer) -> None:
     url = f"{postgres_server.new_database()}?options=-c%20idle_in_transaction_session_timeout%3D50ms"
     with closing(Database(url)) as database:
