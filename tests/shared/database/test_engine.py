@@ -119,8 +119,7 @@ def test_transaction_sees_what_was_committed_while_it_waited_whatever_the_server
 
 @pytest.mark.server
 def test_transaction_that_the_server_ended_is_unavailable(postgres_server: PostgresServer) -> None:
-    url = f"{postgres_server.new_database()}?options=-c%20idle_in_transaction_session_timeout%3D50ms"
-    with closing(Database(url)) as database:
+    with closing(Database(postgres_server.new_database())) as database:
         with pytest.raises(UnavailableError, match="does not answer"), database.writing() as connection:
             outlive(connection)
         database.ping()
@@ -141,7 +140,7 @@ def test_server_that_dies_while_it_is_waited_for_is_missed_within_seconds(postgr
 
 def outlive(connection: Connection) -> None:
     """Begin, wait until the server has ended the transaction, and go on."""
-    connection.execute(text("SELECT 1"))
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
     assert ready_to_read([descriptor_of(connection)], [], [], 60)[0]
     connection.execute(text("SELECT 1"))
 
