@@ -68,11 +68,12 @@ def version() -> str:
 
 
 def revision() -> str:
-    """The commit of this tree, where it is a clone."""
+    """The commit of this tree, where it is a clone, with `-dirty` where files differ from it."""
     git = shutil.which("git")
-    if git is None:
+    if git is None or not (ROOT / ".git").exists():
         return "unknown"
-    told = subprocess.run([git, "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [git, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return told.stdout.strip() or "unknown"
 
 
