@@ -91,11 +91,13 @@ def create_app(
         with closing(Database.open(settings)) as database:
             migrate_embedded(database)
             opened = Authenticator.open(settings, database)
-            async with aclosing(opened) as authenticator, forgetting(database), lifespan(settings) as state:
-                publish_build_info()
+            async with aclosing(opened) as authenticator, forgetting(database):
+                # Closed after the state: jobs go back to the queue in time, though a store that hangs takes no last anchor.
                 with Ledger.serving(service, settings, database) as ledger:
-                    yield {"service": state, "database": database, "authenticator": authenticator, "ledger": ledger}
-                    await ledger.settled()
+                    async with lifespan(settings) as state:
+                        publish_build_info()
+                        yield {"service": state, "database": database, "authenticator": authenticator, "ledger": ledger}
+                        await ledger.settled()
 
     def check_ready(request: Request) -> list[str]:
         """Ask the database whether its tables are there and the audit log can go on, then the service with its own state."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import closing
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from shared.access.key_records import KeyRecords
 from shared.auditing import AuditLog
 from shared.database import Database
 from shared.errors import UnavailableError
+from shared.http.app import create_app
 from shared.http.migrations import migrate_embedded
 from shared.settings import Settings
 from shared.telemetry import lethe_version
@@ -102,3 +105,18 @@ async def test_service_that_lacks_a_key_and_cannot_make_it_does_not_start(
     with pytest.raises(UnavailableError, match=rf"{missing}\.key is not there to be read"):
         async with open_app(make_app(settings.model_copy(update={"keys": folder}), run_jobs=False)):
             pass
+
+
+async def test_service_ends_its_work_before_the_audit_log_is_closed(settings: Settings) -> None:
+    at_its_end: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(_settings: Settings) -> AsyncIterator[str]:
+        yield "state"
+        at_its_end.extend(thread.name for thread in threading.enumerate())
+
+    app = create_app(service="fake", settings=settings, routers=[], lifespan=lifespan, state_type=str, ready=lambda _state: [])
+    async with open_app(app):
+        pass
+    assert {"audit-log", "audit-anchors"} <= set(at_its_end)
+    assert not {"audit-log", "audit-anchors"} & {thread.name for thread in threading.enumerate()}
