@@ -17,6 +17,7 @@ from shared.diffusion.denoise import sample
 from shared.diffusion.guidance import Guidance
 from shared.diffusion.model import Conditioning, Model
 from shared.diffusion.noise import draw_noise, image_seed
+from shared.diffusion.out_of_memory import halved_where_needed
 from shared.diffusion.schedulers import SchedulerName
 
 BATCH_IMAGES: Final = 32  # beyond this a forward pass gets no faster per image on CPU
@@ -65,14 +66,20 @@ def draw_in_batches(
     scheduler: SchedulerName = "ddim",
     on_batch: BatchObserver = lambda _count: None,
 ) -> NDArray[np.uint8]:
-    """Any number of images, N×H×W: image i from conditioning i and seed i."""
+    """Any number of images, N×H×W: image i from conditioning i and seed i; a batch that the device has no room for is halved once."""
+
+    def draw(numbers: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The images of consecutive numbers."""
+        rows = slice(numbers[0], numbers[-1] + 1)
+        return list(draw_images(model, conditioning[rows], seeds[rows], steps=steps, guidance=guidance, scheduler=scheduler))
+
+    images: list[NDArray[np.uint8]] = []
     size = batch_size(model)
-    batches = []
     for start in range(0, len(seeds), size):
-        rows = slice(start, start + size)
-        batches.append(draw_images(model, conditioning[rows], seeds[rows], steps=steps, guidance=guidance, scheduler=scheduler))
-        on_batch(len(batches[-1]))
-    return np.concatenate(batches)
+        numbers = range(len(seeds))[start : start + size]
+        images += halved_where_needed(draw, numbers)
+        on_batch(len(numbers))
+    return np.stack(images)
 
 
 def draw_images(

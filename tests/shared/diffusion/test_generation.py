@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
@@ -17,10 +18,12 @@ from shared.diffusion.model import Model
 from shared.errors import InvalidRequestError, JobCancelledError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from shared.diffusion.model import Conditioning
     from shared.diffusion.schedulers import SchedulerName
 
 PROMPTS = ["chest X-ray, AP, cardiomegaly", "chest X-ray, PA, no finding", ""]
@@ -62,6 +65,38 @@ def test_each_image_may_have_a_seed_of_its_own(tiny_model: Model, monkeypatch: p
     assert told == [2, 1]
     for row, seed in enumerate([7, 5, 9]):
         assert np.abs(drawn[row].astype(int) - images_of(tiny_model, [PROMPTS[row]], seed=seed)[0]).max() <= 1  # rounding
+
+
+def give_room(monkeypatch: pytest.MonkeyPatch, images: int) -> list[int]:
+    """A device that has room for so many images at once, where batches are of three; answers the sizes that are tried."""
+    sizes: list[int] = []
+    whole = generation.draw_images
+
+    def draw(model: Model, conditioning: Conditioning, seeds: Sequence[int], **words: Any) -> NDArray[np.uint8]:
+        sizes.append(len(seeds))
+        if len(seeds) > images:
+            raise torch.OutOfMemoryError
+        return whole(model, conditioning, seeds, **words)
+
+    monkeypatch.setattr(generation, "BATCH_IMAGES", 3)
+    monkeypatch.setattr(generation, "draw_images", draw)
+    return sizes
+
+
+def test_batch_without_room_on_the_device_is_drawn_in_halves_to_the_same_images(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = images_of(tiny_model, PROMPTS[:1], count=5)
+    sizes, told = give_room(monkeypatch, 2), list[int]()
+    guidance = ClassifierFreeGuidance(3.0)
+    halved = generate_images(tiny_model, PROMPTS[:1], images_per_prompt=5, seed=0, steps=3, guidance=guidance, on_batch=told.append)
+    assert np.abs(halved.astype(int) - undisturbed).max() <= 1  # rounding of another batch shape
+    assert (sizes, told) == ([3, 1, 2, 2], [3, 2])
+
+
+def test_batch_is_halved_once(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = give_room(monkeypatch, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        images_of(tiny_model, PROMPTS[:1], count=5)
+    assert sizes == [3, 1, 2]
 
 
 def test_seeds_wrap_where_json_numbers_end(tiny_model: Model) -> None:
