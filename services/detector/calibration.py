@@ -16,7 +16,7 @@ import numpy as np
 from shared.catalog import CalibrationManifest, Catalog, DatasetManifest, ModelManifest
 from shared.catalog.digests import content_digest
 from shared.catalog.scratch import scratch_folder
-from shared.diffusion.library import available_device
+from shared.diffusion.device import available_device
 from shared.diffusion.model import Model
 from shared.errors import ConflictError, InvalidRequestError, NotFoundError
 from shared.imaging.films import FilmTable

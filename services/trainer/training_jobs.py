@@ -48,7 +48,7 @@ from services.trainer.uploads import Uploads
 from services.trainer.validation_strip import ValidationStrip, offer_strip
 from shared.catalog import Catalog, DatasetManifest, ModelManifest
 from shared.diffusion.checkpoint_store import FOLDER, Checkpoint, CheckpointStore
-from shared.diffusion.library import available_device
+from shared.diffusion.device import announce_device, available_device
 from shared.diffusion.model import Model
 from shared.diffusion.optimisation import Checkpoints, Run
 from shared.diffusion.ranks import ALONE, Ranks
@@ -120,7 +120,7 @@ class Attempt:
             refuse_controls(dataset, base, self.catalog)
         if self.ranks.leads:
             folder = self.catalog.fetch(base) if base is not None else None
-            require_memory(Estimate.of(dataset, folder, available_device()), self._of_one_machine())
+            require_memory(Estimate.of(dataset, folder, announce_device()), self._of_one_machine())
         progress = Progress(self.context, total=sum(steps_of_phases(self.spec).values()))
         self.context.report(0, progress.total, "reading the films")
         prepared = prepare(read_training_set(dataset, self.catalog), self.spec)

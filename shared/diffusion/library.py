@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import torch
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.catalog import Catalog
+from shared.diffusion.device import announce_device
 from shared.diffusion.device_memory import publish_device_memory
 from shared.diffusion.model import Model
 from shared.diffusion.model_folder import WEIGHTED_COMPONENTS
@@ -36,11 +36,6 @@ LOADING = Histogram(
 EVICTED = Counter("lethe_models_evicted_total", "Models given up to make room for others.")
 
 
-def available_device() -> str:
-    """The accelerator if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @dataclass(eq=False)
 class _Held:
     """A model in memory, what it takes, and how many work with it just now."""
@@ -55,7 +50,7 @@ class ModelLibrary:
 
     def __init__(self, catalog: Catalog, device: str | None = None, *, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> None:
         self._catalog = catalog
-        self._device = device or available_device()
+        self._device = device or announce_device()
         publish_device_memory(self._device)
         self._memory_bytes = memory_bytes
         self._computing = threading.RLock()
