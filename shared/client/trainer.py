@@ -24,7 +24,7 @@ class TrainerClient:
         self,
         url: str,
         *,
-        deadline: timedelta = timedelta(seconds=30),
+        deadline: timedelta = timedelta(seconds=60),
         key: SecretStr | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:

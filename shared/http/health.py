@@ -62,17 +62,19 @@ class _Readiness:
     def __init__(self, ready: ReadyCheck) -> None:
         self._ready = ready
         self._check: asyncio.Task[list[str]] | None = None
+        self._said: list[str] = []
 
     async def reasons(self, request: Request) -> list[str]:
-        """What the check says, in time."""
+        """What the check says, in time; of one that takes longer, what the last one said too, since that names the cause."""
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._ask(request))
         done, _ = await asyncio.wait([self._check], timeout=_READY_TIMEOUT_SECONDS)
-        return self._check.result() if done else ["the readiness check does not end"]
+        return self._check.result() if done else ["the readiness check does not end", *self._said]
 
     async def _ask(self, request: Request) -> list[str]:
         """Ask on a thread; an error of Lethe's is a reason too."""
         try:
-            return await asyncio.to_thread(self._ready, request)
+            self._said = await asyncio.to_thread(self._ready, request)
         except LetheError as error:
-            return [str(error)]
+            self._said = [str(error)]
+        return self._said

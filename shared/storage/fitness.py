@@ -12,7 +12,7 @@ from shared.storage.object_store import ObjectStore
 # Without these nothing that was committed could be trusted; the other capabilities a store may lack, and the log says which.
 REQUIRED: Final = ("read_back", "digest")
 # How late a service that writes notices that the store takes no more (full, credentials without the right).
-WRITES_TRIED_EVERY: Final = timedelta(minutes=1)
+WRITES_TRIED_EVERY: Final = timedelta(seconds=30)
 
 
 class StoreFitness:

@@ -12,7 +12,7 @@ import secrets
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from io import BytesIO
 from itertools import groupby, islice
@@ -25,21 +25,21 @@ from minio.error import InvalidResponseError, MinioException, S3Error
 from pydantic import SecretStr
 
 from shared.errors import AlreadyExistsError, LetheError, NotFoundError, UnavailableError
+from shared.storage.connections import CONNECT_SECONDS, READ_SECONDS, open_pool
 from shared.storage.durable import CHUNK_BYTES, write_durable
 from shared.storage.keys import validate_key, validate_prefix
 from shared.storage.metrics import measured, record_capabilities
 from shared.storage.object_store import Listing, Names, ObjectInfo
+from shared.storage.silence import SilentWrites
 from shared.storage.verification import verify_digest
 from shared.telemetry import get_logger
 
 DIGEST_HEADER = "x-amz-meta-sha256"
 PART_BYTES = 16 * 1024 * 1024
-CONNECT_SECONDS = 3.0
-READ_SECONDS = 60.0
-# Three parts of one upload travel at once; this leaves room for several uploads and reads beside each other.
-POOL_SIZE = 16
 # The URL is used at once; the time allows for clocks that disagree a little.
 PRESIGNED_FOR = timedelta(minutes=10)
+
+_WRITES = {"put", "put_file", "delete"}
 
 _log = get_logger(__name__)
 
@@ -60,12 +60,11 @@ class S3Store:
         secret_key: SecretStr,
         region: str,
         secure: bool = True,
-        connect_seconds: float = CONNECT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
         self._bucket = bucket
         trust = ssl.create_default_context()
-        self._pool = open_pool(trust, connect_seconds=connect_seconds, read_seconds=read_seconds)
+        self._pool = open_pool(trust, read_seconds=read_seconds)
         self._client = Minio(
             endpoint=endpoint,
             access_key=access_key.get_secret_value(),
@@ -74,10 +73,11 @@ class S3Store:
             secure=secure,
             http_client=self._pool,
         )
-        self._http = httpx.Client(timeout=httpx.Timeout(read_seconds, connect=connect_seconds), verify=trust, trust_env=False)
+        self._http = httpx.Client(timeout=httpx.Timeout(read_seconds, connect=CONNECT_SECONDS), verify=trust, trust_env=False)
         self._conditional_put: bool | None = None
         self._told: dict[str, bool] = {}
         self._probing = threading.Lock()
+        self._writes = SilentWrites()
 
     def put(self, *, key: str, data: bytes, if_absent: bool = False) -> ObjectInfo:
         """Write an object whole or not at all; where the server ignores the condition, `if_absent` looks first and then writes."""
@@ -221,9 +221,10 @@ class S3Store:
     def _try_conditional_put(self) -> bool:
         """Write one key twice under the condition; only a server that keeps the first object and its digest has it."""
         key = f"probe/{secrets.token_hex(8)}"
+        with self._operation("put", key):
+            first = self._put_conditionally(key, b"first")
         try:
             with self._operation("put", key):
-                first = self._put_conditionally(key, b"first")
                 self._put_conditionally(key, b"second")
         except AlreadyExistsError:
             return self.stat(key=key).sha256 == first.sha256
@@ -287,10 +288,11 @@ class S3Store:
 
     @contextmanager
     def _operation(self, op: str, key: str) -> Iterator[None]:
-        """Time an operation and name its errors."""
+        """Time an operation and name its errors; a server that is full may answer what reads, and nothing that writes."""
         with measured(op):
             try:
-                yield
+                with self._writes.attempt() if op in _WRITES else nullcontext():
+                    yield
             except S3Error as error:
                 raise self._refusal(error.code or "unknown", key) from error
             except InvalidResponseError as error:
@@ -310,18 +312,6 @@ class S3Store:
         if code == "NotImplemented":
             return _NotImplementedByServerError("The object store refused the request (NotImplemented).")
         return UnavailableError(f"The object store refused the request ({code}).")
-
-
-def open_pool(
-    trust: ssl.SSLContext, *, connect_seconds: float = CONNECT_SECONDS, read_seconds: float = READ_SECONDS
-) -> urllib3.PoolManager:
-    """Connections to an S3 server that ends its silence in time; requests that it is too busy for are repeated."""
-    return urllib3.PoolManager(
-        maxsize=POOL_SIZE,
-        timeout=urllib3.Timeout(connect=connect_seconds, read=read_seconds),
-        retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
-        ssl_context=trust,
-    )
 
 
 def error_code(document: str) -> str | None:

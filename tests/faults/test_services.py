@@ -249,3 +249,24 @@ def test_store_that_restarts_is_told_by_readiness_and_waited_for_by_jobs(house: 
         house.becomes(service, 200)
     assert house.settled("trainer", f"/v1/datasets/{accepted.json()['id']}")["state"] == "succeeded"
     assert house.post("sampler", "/v1/generations", house.drawing(7)).status_code == 200
+
+
+def test_full_store_stops_who_writes_and_no_one_else_until_there_is_room(house: House) -> None:
+    kept = house.post("sampler", "/v1/generations", house.drawing(8)).json()["images"][0]
+    with house.ceph.full(), ThreadPoolExecutor(6) as callers:
+        accepted = house.post("trainer", "/v1/datasets", PHANTOM | {"seed": 300})
+        assert accepted.status_code == 202
+        stored = [callers.submit(house.post, "sampler", "/v1/generations", house.drawing(20 + number)) for number in range(6)]
+        for refused in (answer.result() for answer in stored):
+            assert (refused.status_code, refused.json()["type"]) == (503, PROBLEM + "dependency-unavailable")
+            assert refused.headers["Retry-After"]
+        inline = house.post("sampler", "/v1/generations", house.drawing(9) | {"output": "inline"})
+        assert inline.status_code == 200
+        assert house.status("sampler", kept["uri"]) == 200
+        house.becomes("trainer", 503)
+        assert house.status("trainer", "/livez") == 200
+        assert [house.status(service, "/readyz") for service in SERVICES[1:]] == [200, 200, 200]
+        assert house.services["trainer"].get(f"/v1/datasets/{accepted.json()['id']}")["state"] == "running"
+    house.becomes("trainer", 200)
+    assert house.settled("trainer", f"/v1/datasets/{accepted.json()['id']}")["state"] == "succeeded"
+    assert house.post("sampler", "/v1/generations", house.drawing(20)).status_code == 200

@@ -140,7 +140,32 @@ def test_silent_store_is_unavailable_and_answers_again_when_it_moves(proxy: Faul
     fitness.check(writes=False)
 
 
-def test_full_store_refuses_with_a_name_shows_nothing_partial_and_recovers_by_itself(
+def test_full_store_keeps_no_one_waiting_shows_nothing_partial_and_recovers_by_itself(
+    ceph_cluster: CephCluster, bucket: str, catalog_on: CatalogOn, tmp_path: Path
+) -> None:
+    folder = weights(tmp_path / "model", 20 * MEBIBYTE)
+    with closing(connect(ceph_cluster.server, bucket, read_seconds=2)) as store:
+        catalog, fitness, refused = catalog_on(store), StoreFitness(store), model_manifest("refused")
+        kept = catalog.commit(model_manifest("kept"), weights(tmp_path / "small", MEBIBYTE))
+        fitness.check(writes=True)
+        with ceph_cluster.full():
+            with pytest.raises(UnavailableError, match="does not answer") as caught:
+                catalog.commit(refused, folder)
+            assert slug_of(caught.value) == "dependency-unavailable"
+            with pytest.raises(UnavailableError):
+                StoreFitness(store).check(writes=True)
+            fitness.check(writes=False)
+            with pytest.raises(NotFoundError):
+                catalog_on(store).get("model", refused.id)
+            assert [model.id for model in catalog_on(store).list("model", 10)[0]] == [kept.id]
+            assert catalog_on(store).fetch(kept).is_dir()  # what is there is still read
+        PatientStore(store, limit=PATIENCE).put(key="a", data=b"room again")
+        fitness.check(writes=True)
+        committed = catalog.commit(refused, folder)
+        assert (catalog_on(store).fetch(committed) / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+
+
+def test_store_over_its_quota_refuses_with_a_name_shows_nothing_partial_and_recovers_by_itself(
     ceph_cluster: CephCluster, catalog_on: CatalogOn, tmp_path: Path
 ) -> None:
     user = ceph_cluster.add_user(f"tenant-{tmp_path.name}")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import time
 import uuid
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.absence import find_program
-from tests.servers.processes import ServerProcess, ServerStartError, free_port, port_open
+from tests.servers.processes import POLL_SECONDS, ServerProcess, ServerStartError, free_port, port_open
 from tests.servers.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 PROGRAMS = ("ceph", "monmaptool", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
 PACKAGES = "the Debian packages ceph-mon, ceph-osd and radosgw"
 STORE_BYTES = 2 * 1024**3
+# Ceph's own: from here on it takes no more.
+FULL_RATIO = 0.95
 
 # Authentication between the daemons is off and everything listens on loopback: test data only.
 CONFIGURATION = """\
@@ -58,6 +62,8 @@ memstore_device_bytes = {store_bytes}
 public_addr = 127.0.0.1
 cluster_addr = 127.0.0.1
 osd_numa_auto_affinity = false
+# A storage daemon that is full, or no longer, says so within a second, not six.
+osd_heartbeat_interval = 1
 
 [client]
 objecter_tick_interval = 0.5
@@ -140,6 +146,19 @@ class CephCluster:
         """Let them take any number again."""
         self.administer("quota", "disable", "--quota-scope=user", f"--uid={user.name}")
 
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """What the cluster holds is all that it can, until the block ends: writes stay without an answer, reads get theirs."""
+        for step in ("nearfull", "backfillfull", "full"):
+            self._run("ceph", "osd", f"set-{step}-ratio", "0.000001")
+        try:
+            self._wait_for_health(lambda report: "OSD_FULL" in report)
+            yield
+        finally:
+            for step in ("full", "backfillfull", "nearfull"):
+                self._run("ceph", "osd", f"set-{step}-ratio", str(FULL_RATIO))
+            self._wait_for_health(lambda report: "OSD_FULL" not in report)
+
     def administer(self, *arguments: str) -> None:
         """Run radosgw-admin."""
         self._run("radosgw-admin", "-n", "client.rgw", *arguments)
@@ -192,10 +211,18 @@ class CephCluster:
         argv = [self._programs[program], "-c", str(self._configuration), *arguments]
         return ServerProcess(argv, log=self._folder / "log" / f"{program}.out")
 
-    def _run(self, program: str, *arguments: str) -> None:
-        self._execute(program, "-c", str(self._configuration), *arguments)
+    def _wait_for_health(self, is_so: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not is_so(report := self._run("ceph", "health", "detail")):
+            if time.monotonic() > deadline:
+                raise ServerStartError(f"the cluster stays at: {report}")
+            time.sleep(POLL_SECONDS)
 
-    def _execute(self, program: str, *arguments: str) -> None:
+    def _run(self, program: str, *arguments: str) -> str:
+        return self._execute(program, "-c", str(self._configuration), *arguments)
+
+    def _execute(self, program: str, *arguments: str) -> str:
         finished = subprocess.run([self._programs[program], *arguments], capture_output=True, text=True, timeout=60, check=False)
         if finished.returncode != 0:
             raise ServerStartError(f"{program} {arguments} ended with {finished.returncode}:\n{finished.stderr[-3000:]}")
+        return finished.stdout

@@ -67,3 +67,20 @@ async def test_check_that_hangs_is_a_reason(service: Any, monkeypatch: pytest.Mo
         assert calls == [1]
     finally:
         go_on.set()
+
+
+async def test_check_that_hangs_tells_what_the_last_one_said(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, said = threading.Event(), ["The object store does not answer."]
+
+    def hang() -> list[str]:
+        go_on.wait(PATIENCE_SECONDS)
+        return []
+
+    monkeypatch.setattr(service.state.runner, "not_ready", lambda: said)
+    assert (await service.client.get("/readyz")).json()["reasons"] == said
+    monkeypatch.setattr(health, "_READY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(service.state.runner, "not_ready", hang)
+    try:
+        assert (await service.client.get("/readyz")).json()["reasons"] == ["the readiness check does not end", *said]
+    finally:
+        go_on.set()
