@@ -73,8 +73,8 @@ COMPOSE ?= $(shell if docker compose version >/dev/null 2>&1; then echo docker c
 wheelhouse: $(STAMP) ## Fetch the wheels that the images are built from (TORCH=cpu|cuda, EXTRAS=ray,otel)
 	$(BIN)/python deploy/docker/wheelhouse.py $(TORCH) --extras "$(EXTRAS)"
 
-images: ## Build the images from the wheelhouse without a network (TORCH=cpu|cuda, BASE_IMAGE, IMAGE_PREFIX), their SBOM into dist/
-	python3 deploy/docker/build.py $(TORCH) --docker "$(DOCKER)" --base-image "$(BASE_IMAGE)" --prefix "$(IMAGE_PREFIX)"
+images: ## Build the images from the wheelhouse without a network (TORCH=cpu|cuda, EXTRAS, BASE_IMAGE, IMAGE_PREFIX), their SBOM into dist/
+	python3 deploy/docker/build.py $(TORCH) --extras "$(EXTRAS)" --docker "$(DOCKER)" --base-image "$(BASE_IMAGE)" --prefix "$(IMAGE_PREFIX)"
 
 compose-up: ## Start the system of compose.yaml: secrets, buckets, tables, keys, services; may be repeated
 	python3 deploy/compose/up.py --compose "$(COMPOSE)"

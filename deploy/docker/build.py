@@ -23,20 +23,27 @@ def main() -> None:
     """Build every target of one variant, name it, and take its bill of materials out of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variant", choices=("cpu", "cuda"), help="which build of torch")
+    parser.add_argument("--extras", default="", help="optional parts of Lethe, parted by ',', that the wheelhouse was fetched with")
     parser.add_argument("--docker", default="docker", help="the Docker command with its options")
     parser.add_argument("--base-image", default="", help="what to build on instead of the base image that the Dockerfile pins")
     parser.add_argument("--prefix", default="", help="registry and path before the images' names, with a slash at the end")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="folder of the bill of materials")
     arguments = parser.parse_args()
     docker = shlex.split(arguments.docker)
+    wheelhouse = wheelhouse_name(arguments.variant, arguments.extras)
     for target in TARGETS:
-        build(docker, target, variant=arguments.variant, base_image=arguments.base_image, prefix=arguments.prefix)
+        build(docker, target, wheelhouse, variant=arguments.variant, base_image=arguments.base_image, prefix=arguments.prefix)
     write_sbom(docker, image_name("lethe", arguments.variant, arguments.prefix), arguments.output / f"lethe-{arguments.variant}.cdx.json")
 
 
-def build(docker: list[str], target: str, *, variant: str, base_image: str, prefix: str) -> None:
+def wheelhouse_name(variant: str, extras: str) -> str:
+    """What deploy/docker/wheelhouse.py calls the folder of a variant with optional parts, given as 'ray,otel'."""
+    return "-".join([variant, *sorted({extra for extra in extras.split(",") if extra})])
+
+
+def build(docker: list[str], target: str, wheelhouse: str, *, variant: str, base_image: str, prefix: str) -> None:
     """Build one image; all but the first of a variant find every layer there."""
-    values = {"TORCH": variant, "VERSION": version(), "REVISION": revision()}
+    values = {"WHEELHOUSE": wheelhouse, "VERSION": version(), "REVISION": revision()}
     if base_image:
         values["BASE_IMAGE"] = base_image
     given = [argument for name, value in values.items() for argument in ("--build-arg", f"{name}={value}")]

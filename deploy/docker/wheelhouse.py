@@ -1,6 +1,7 @@
 """Fetch what the images are built from: the wheels that Lethe needs to run, with the hashes of the lock, for one build of torch.
 
-The folder deploy/wheelhouse/{cpu|cuda} then holds the wheels and a requirements.txt that pip installs them by without any index.
+The folder deploy/wheelhouse/{cpu|cuda}, or one of its own for optional parts (cuda-ray), then holds the wheels and a requirements.txt
+that pip installs them by without any index.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def main() -> None:
     parser.add_argument("variant", choices=("cpu", "cuda"), help="which build of torch")
     parser.add_argument("--extras", default="", help="optional parts of Lethe to include, parted by ','")
     arguments = parser.parse_args()
-    folder = WHEELHOUSE / arguments.variant
-    extras = [extra for extra in arguments.extras.split(",") if extra]
+    extras = sorted({extra for extra in arguments.extras.split(",") if extra})
+    # Named by what it holds, so that none takes another's place.
+    folder = WHEELHOUSE / "-".join([arguments.variant, *extras])
     torch, rest = chosen_entries(arguments.variant, extras=extras)
     wanted, held = torch + "".join(rest), folder / REQUIREMENTS
     # The list is written last: where it is the same, every wheel is there.

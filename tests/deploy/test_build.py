@@ -29,14 +29,19 @@ def test_every_target_is_built_offline_and_the_contents_are_written_down(tmp_pat
     (tmp_path / "docker.py").write_text(DOCKER)
     docker = f"{sys.executable} {tmp_path / 'docker.py'} {tmp_path / 'notes'}"
     options = ["--docker", docker, "--base-image", "mirror/python@sha256:aa", "--prefix", "mirror/", "--output", str(tmp_path / "dist")]
-    monkeypatch.setattr(sys, "argv", ["build.py", "cuda", *options])
+    monkeypatch.setattr(sys, "argv", ["build.py", "cuda", "--extras", "ray,otel", *options])
     monkeypatch.setattr(build, "revision", lambda: "abc-dirty")
     build.main()
     *builds, last = [json.loads(line) for line in (tmp_path / "notes").read_text().splitlines()]
     assert [command[command.index("--target") + 1] for command in builds] == list(build.TARGETS)
     for command in builds:
         assert command[command.index("--network") + 1] == "none"
-        assert {"TORCH=cuda", "BASE_IMAGE=mirror/python@sha256:aa", f"VERSION={build.version()}", "REVISION=abc-dirty"} <= set(command)
+        assert {
+            "WHEELHOUSE=cuda-otel-ray",
+            "BASE_IMAGE=mirror/python@sha256:aa",
+            f"VERSION={build.version()}",
+            "REVISION=abc-dirty",
+        } <= set(command)
     assert [command[command.index("--tag") + 1] for command in builds][1] == f"mirror/lethe-trainer:{build.version()}-cuda"
     assert last[-3:] == [f"mirror/lethe:{build.version()}-cuda", "cat", build.SBOM]
     assert json.loads((tmp_path / "dist" / "lethe-cuda.cdx.json").read_text()) == {"bomFormat": "CycloneDX"}

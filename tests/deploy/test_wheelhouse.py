@@ -10,6 +10,7 @@ from zipfile import ZipFile
 import pytest
 
 from deploy.docker import wheelhouse
+from deploy.docker.build import wheelhouse_name
 
 
 def names(entries: list[str]) -> set[str]:
@@ -57,10 +58,15 @@ def test_wheelhouse_is_fetched_again_only_where_the_list_differs(tmp_path: Path,
     monkeypatch.setattr(wheelhouse, "WHEELHOUSE", tmp_path)
     monkeypatch.setattr(wheelhouse, "chosen_entries", lambda _variant, *, extras: ("torch\n", list(extras)))
     monkeypatch.setattr(wheelhouse, "download", lambda what, _folder: fetched.append(what))
-    for extras in ("", "", "ray", "ray", ""):
+    for extras in ("", "", "ray,otel", "otel,ray", ""):
         monkeypatch.setattr(sys, "argv", ["wheelhouse.py", "cpu", "--extras", extras])
         wheelhouse.main()
-    assert len(fetched) == 3 * 2, "torch, and the rest"
+        assert (tmp_path / wheelhouse_name("cpu", extras) / "requirements.txt").exists(), "where the build looks for it"
+    assert {folder.name for folder in tmp_path.iterdir()} == {"cpu", "cpu-otel-ray"}
+    assert len(fetched) == 2 * 2, "torch, and the rest"
+    (tmp_path / "cpu" / "requirements.txt").write_text("another lock")
+    wheelhouse.main()
+    assert len(fetched) == 3 * 2
 
 
 @pytest.mark.parametrize(("variant", "build"), [("cpu", "7.0+cpu"), ("cuda", "7.0")])
