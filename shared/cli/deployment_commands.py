@@ -55,7 +55,7 @@ def bootstrap(
     minio_users: Annotated[
         Path | None,
         typer.Option(
-            help="For MinIO and its forks, whose bucket policies know no users: make one for each service and the operator, "
+            help="For MinIO and its forks, whose bucket policies know no users: make one for each service, the operator and backups, "
             "by the files trainer_s3_access_key, trainer_s3_secret_key and so on in this folder, with its policy."
         ),
     ] = None,

@@ -19,8 +19,9 @@ from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 from shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from shared.settings import Settings
+from shared.storage.connections import open_pool
 from shared.storage.opening import given_setting
-from shared.storage.s3 import error_code, open_pool
+from shared.storage.s3 import error_code
 
 # An object that was overwritten or deleted by mistake can be brought back for this long; superseded checkpoints cost room meanwhile.
 OLD_VERSIONS_DAYS: Final = 7
@@ -31,8 +32,9 @@ POLICIES: Final = Path(__file__).parent / "policies"
 # The bucket that the policy files name; the one of the settings takes its place.
 POLICY_BUCKET: Final = "arn:aws:s3:::lethe"
 SERVICES: Final = ("trainer", "sampler", "detector", "mitigator")
-# Who may be somebody of their own to the store. The operator's command line does not draw or train: it anchors the audit log.
-PRINCIPALS: Final = (*SERVICES, "operator")
+# Who may be somebody of their own to the store: services, the operator's command line, which anchors the audit log, and who copies both
+# buckets. Where an object is its writer's, as on Ceph, not even the bucket's owner reads it without a policy that says so.
+PRINCIPALS: Final = (*SERVICES, "operator", "backup")
 _PROBES: Final = "probe/"
 # The rules of expiry that are Lethe's.
 _LEFTOVERS: Final = "leftovers"
@@ -164,7 +166,7 @@ def open_buckets(settings: Settings) -> Buckets:
 
 
 def bucket_policy(folder: Path, principals: Mapping[str, str], *, bucket: str, is_audit: bool = False) -> dict[str, Any]:
-    """The bucket's policy that gives each service's principal what `folder`/{service}.json allows it, or audit.json all of them."""
+    """The bucket's policy that gives each service's principal what `folder`/{service}.json, or audit.json, allows it."""
     statements = [
         statement | {"Sid": f"{service}{number}", "Principal": {"AWS": [principal]}}
         for service, principal in sorted(principals.items())
@@ -174,10 +176,10 @@ def bucket_policy(folder: Path, principals: Mapping[str, str], *, bucket: str, i
 
 
 def allowed(folder: Path, service: str, *, bucket: str, is_audit: bool = False) -> list[dict[str, Any]]:
-    """The statements by which `folder`/{service}.json, or audit.json, allows a service what it does in the bucket."""
+    """What `folder`/{service}.json lets a service do in the bucket; in that of the audit log, audit.json for all who write there."""
     if service not in PRINCIPALS:
         raise InvalidRequestError(f"There is no service {service!r}; they are {', '.join(PRINCIPALS)}.", field="principal")
-    path = folder / ("audit.json" if is_audit else f"{service}.json")
+    path = folder / ("audit.json" if is_audit and service != "backup" else f"{service}.json")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

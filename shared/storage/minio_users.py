@@ -1,4 +1,4 @@
-"""Users of MinIO and its forks, whose bucket policies know none: one for each service and one for the operator, each with a policy."""
+"""Users of MinIO and its forks, whose bucket policies know none: for services, operator and backups, each with a policy."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from minio.error import MinioAdminException
 from shared.errors import InvalidRequestError, UnavailableError
 from shared.settings import Settings
 from shared.storage.buckets import PRINCIPALS, allowed
+from shared.storage.connections import open_pool
 from shared.storage.opening import given_setting
-from shared.storage.s3 import error_code, open_pool
+from shared.storage.s3 import error_code
 
 # What a server answers that has no such administration, Ceph's gateway and AWS among them.
 _UNKNOWN_ROUTE: Final = {"404", "405", "501"}
@@ -75,7 +76,7 @@ class MinioUsers:
 
 
 def read_users(folder: Path, policies: Path, settings: Settings) -> list[MinioUser]:
-    """A user for each service and for the operator, from the files {name}_s3_access_key and {name}_s3_secret_key of a folder."""
+    """A user for each service, operator and backups, from the files {name}_s3_access_key and {name}_s3_secret_key of a folder."""
     if settings.store != "s3":
         raise InvalidRequestError("A folder has no users; they need LETHE_STORE=s3.", field="minio-users")
     users = [_read_user(folder, name, _statements(policies, name, settings)) for name in PRINCIPALS]

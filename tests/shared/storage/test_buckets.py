@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from shared.settings import Settings
 from shared.storage import S3Store
-from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICIES, POLICY_BUCKET, SERVICES, Buckets, bucket_policy, open_buckets
+from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICIES, POLICY_BUCKET, PRINCIPALS, SERVICES, Buckets, bucket_policy, open_buckets
 from tests.fixtures.servers import connect
 from tests.servers.ceph import CephCluster
 from tests.servers.processes import free_port
@@ -188,7 +188,34 @@ def test_anchors_of_the_audit_bucket_are_written_by_services_and_deleted_by_none
             store.put(key="models/1", data=b"head")
 
 
-@pytest.mark.parametrize("service", [*SERVICES, "audit"])
+@pytest.mark.server
+def test_who_backs_up_reads_what_others_wrote_and_writes_nothing(buckets: Buckets, ceph_cluster: CephCluster, name: str) -> None:
+    buckets.prepare(name, honours_conditions=lambda: True)
+    users = {who: ceph_cluster.add_user(f"{who}-{name}") for who in ("sampler", "operator", "backup")}
+    principals = {who: user.principal for who, user in users.items()}
+    buckets.grant(name, bucket_policy(POLICIES, principals, bucket=name))
+    servers = {who: replace(ceph_cluster.server, access_key=user.access_key, secret_key=user.secret_key) for who, user in users.items()}
+    with closing(connect(servers["sampler"], name)) as sampler:
+        sampler.put(key="generations/one", data=b"drawn")
+    with closing(connect(servers["operator"], name)) as operator:
+        operator.put(key="audit-log/anchors/1", data=b"head", if_absent=True)
+        with pytest.raises(UnavailableError, match="AccessDenied"):
+            operator.get(key="generations/one")
+    # The object is the sampler's: the owner of the bucket does not read it by being that.
+    with closing(connect(ceph_cluster.server, name)) as owner, pytest.raises(UnavailableError, match="AccessDenied"):
+        owner.get(key="generations/one")
+    with closing(connect(servers["backup"], name)) as backup:
+        assert [backup.get(key=found.key) for prefix in ("audit-log/", "generations/") for found in backup.list(prefix=prefix)] == [
+            b"head",
+            b"drawn",
+        ]
+        assert not succeeds(backup, "generations/two", write=True)
+        with pytest.raises(UnavailableError, match="AccessDenied"):
+            backup.delete(key="generations/one")
+    assert "s3:PutObject" not in str(bucket_policy(POLICIES, {"backup": "arn"}, bucket=name, is_audit=True))
+
+
+@pytest.mark.parametrize("service", [*PRINCIPALS, "audit"])
 def test_policy_names_the_bucket_and_no_wildcard_action(service: str) -> None:
     statements = json.loads((POLICIES / f"{service}.json").read_text(encoding="utf-8"))["Statement"]
     assert all(resource == POLICY_BUCKET or resource.startswith(f"{POLICY_BUCKET}/") for one in statements for resource in one["Resource"])
