@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from shared.access import EVERY_SCOPE, Caller
 from shared.access.quota_tables import QUOTA_SCHEMA, QUOTA_USAGE
@@ -141,6 +141,8 @@ def test_what_is_given_back_may_be_asked_for_again(open_quotas: Open, clock: Clo
     quotas.give_back(charge)  # never below nothing
     charge = quotas.charge_images(WARD, model_digest="mdl_1", token_ids=ids(["a"]), images_per_prompt=4)
     assert charge is not None
+    with pytest.raises(QuotaExceededError):
+        quotas.charge_images(WARD, model_digest="mdl_1", token_ids=ids(["b"]), images_per_prompt=1)
     clock.now += timedelta(days=1)
     quotas.charge_images(WARD, model_digest="mdl_1", token_ids=ids(["a"]), images_per_prompt=4)
     quotas.give_back(charge)
@@ -189,6 +191,17 @@ def test_replicas_on_sqlite_count_together(open_quotas: Open, tmp_path: Path) ->
 @pytest.mark.server
 def test_replicas_on_postgresql_count_together(open_quotas: Open, postgres_server: PostgresServer) -> None:
     charge_by_many(open_quotas, postgres_server.new_database())
+
+
+@pytest.mark.server
+def test_what_somebody_holds_of_the_day_before_is_not_waited_for(open_quotas: Open, postgres_server: PostgresServer, clock: Clock) -> None:
+    quotas = open_quotas(postgres_server.new_database(), images_per_day=4)
+    quotas.charge_images(WARD, model_digest="mdl_1", token_ids=ids(["a"]), images_per_prompt=4)
+    clock.now += timedelta(days=1)
+    with quotas._database.writing() as holding:
+        holding.execute(update(QUOTA_USAGE).values(used=0))
+        quotas.charge_images(WARD, model_digest="mdl_1", token_ids=ids(["a"]), images_per_prompt=4)
+    assert rows(quotas) == 2
 
 
 @pytest.mark.server

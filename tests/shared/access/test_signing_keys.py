@@ -89,6 +89,13 @@ async def test_known_keys_serve_while_the_provider_is_away_for_a_day_at_most(key
         await keys.find("rsa-1")
 
 
+async def test_keys_that_are_too_old_are_read_anew_before_anybody_is_refused(keys: SigningKeys, provider: Provider, clock: Clock) -> None:
+    await keys.find("rsa-1")
+    clock.now += STALE_SECONDS
+    assert await keys.find("rsa-1") is not None
+    assert provider.asked == 2
+
+
 @pytest.mark.parametrize(
     "answer",
     [

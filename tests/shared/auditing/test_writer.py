@@ -198,6 +198,16 @@ def test_services_share_one_anchor_an_interval(log: AuditLog, anchors: Anchors) 
     assert [anchor.sequence for anchor in anchors.read()][-1] == 11
 
 
+def test_service_that_stops_anchors_the_head_though_another_anchored_what_came_before(log: AuditLog, anchors: Anchors) -> None:
+    first, second = AuditWriter(log, anchors), AuditWriter(log, anchors)
+    for writer in (first, second):
+        log.append([make_event()])
+        writer._try_to_anchor()
+    log.append([make_event()])
+    first._try_to_anchor(at_end=True)
+    assert [anchor.sequence for anchor in anchors.read()] == [1, 2, 3]
+
+
 def test_head_that_is_not_genuine_is_not_anchored(log: AuditLog, anchors: Anchors, tamper: Callable[..., None]) -> None:
     log.append([make_event()])
     tamper("INSERT INTO audit_events VALUES (2, '{}', 'a', 'b')")
