@@ -6,7 +6,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, Self
 
@@ -28,6 +28,15 @@ PEPPER_FILE: Final = "api-keys.key"
 # Written at most this often, so that reading a key costs no write.
 _LAST_USED_EVERY: Final = timedelta(minutes=1)
 _NAME_CHARACTERS: Final = 64
+
+
+class EndedKeyError(UnauthenticatedError):
+    """A key that was good is shown after it was revoked or has expired; `holder` is whose it is, who may do nothing by it."""
+
+    def __init__(self, message: str, *, reason: str, holder: Caller) -> None:
+        """Keep the holder beside the reason."""
+        super().__init__(message, reason=reason)
+        self.holder = holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +144,14 @@ class KeyRecords:
         # Compared also where there is no row, so that the time tells nothing of prefixes.
         if not hmac.compare_digest(row[SECRETS.c.hash] if row else bytes(32), shown) or row is None:
             raise UnauthenticatedError("The API key is not known here.", reason="unknown")
+        holder = Caller(id=row[KEYS.c.id], kind=row[KEYS.c.kind], scopes=frozenset())
         if row[KEYS.c.revoked] is not None:
-            raise UnauthenticatedError("The API key was revoked.", reason="revoked")
+            raise EndedKeyError("The API key was revoked.", reason="revoked", holder=holder)
         expires = row[SECRETS.c.expires]
         if expires is not None and expires <= moment:
-            raise UnauthenticatedError("The API key has expired.", reason="expired")
+            raise EndedKeyError("The API key has expired.", reason="expired", holder=holder)
         self._note_use(prefix, last_used=row[SECRETS.c.last_used], now=moment)
-        return Caller(id=row[KEYS.c.id], kind=row[KEYS.c.kind], scopes=EVERY_SCOPE & frozenset(row[KEYS.c.scopes]))
+        return replace(holder, scopes=EVERY_SCOPE & frozenset(row[KEYS.c.scopes]))
 
     def _add_secret(self, connection: Connection, issued: IssuedKey, *, grants: str, now: datetime, lifetime: timedelta | None) -> None:
         """Keep the hash of a secret that was just made."""

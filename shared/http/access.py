@@ -38,6 +38,9 @@ for _reason in REASONS:
 # Asked by machines that hold no credential; they tell nothing but whether the service lives and wants work.
 OPEN_PATHS: Final = frozenset({"/livez", "/readyz"})
 
+# Where a request's scope keeps what was found for it: two middlewares ask, and forty routes are matched one after the other.
+_ASKED_FOR: Final = "lethe.asked_for"
+
 # What the audit log calls the use of a route; None is plain reading.
 Action = Literal["generate", "train", "score", "mitigate", "download", "admin"]
 
@@ -72,8 +75,11 @@ def guarded_routes(routers: Iterable[APIRouter]) -> list[tuple[APIRoute, Require
 
 
 def asked_for(scope: AsgiScope, guarded: Sequence[tuple[APIRoute, Requirement]]) -> tuple[APIRoute, Requirement] | None:
-    """The route of a request, and what it asks of its callers; None where there is no such route."""
-    return next((use for use in guarded if use[0].matches(scope)[0] is Match.FULL), None)
+    """The route of a request, and what it asks of its callers; None where there is no such route. Found once for a request."""
+    if _ASKED_FOR not in scope:
+        scope[_ASKED_FOR] = next((use for use in guarded if use[0].matches(scope)[0] is Match.FULL), None)
+    found: tuple[APIRoute, Requirement] | None = scope[_ASKED_FOR]
+    return found
 
 
 def declare_access(schema: dict[str, Any], guarded: Iterable[tuple[APIRoute, Requirement]]) -> None:

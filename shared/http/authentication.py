@@ -14,6 +14,7 @@ from starlette.types import Scope as AsgiScope
 
 from shared.access import ANONYMOUS, ON_BEHALF_OF, Caller, bound_caller, current_caller
 from shared.access.authenticator import Authenticator
+from shared.access.key_records import EndedKeyError
 from shared.errors import ForbiddenError, LetheError, UnauthenticatedError
 from shared.http.access import AUTH_FAILURES, OPEN_PATHS, Requirement, asked_for
 from shared.http.handlers import problem_response
@@ -40,6 +41,8 @@ class Authentication:
         try:
             caller = await _caller_of(Headers(scope=scope), scope["state"]["authenticator"])
         except LetheError as error:
+            if isinstance(error, EndedKeyError):
+                scope["state"]["record"].name(error.holder)
             await _refuse(error, scope, receive, send)
             return
         with bound_caller(caller):

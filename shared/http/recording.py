@@ -32,7 +32,8 @@ from shared.telemetry import current_trace_id, get_logger
 
 # An id as the catalog makes them: nothing that a caller wrote into a field by mistake looks like one.
 _ID: Final = re.compile(r"[a-z]{2,4}_[0-9a-hjkmnp-tv-z]{26}")
-_DENIALS: Final = frozenset({401, 403, 429})
+_UNAUTHENTICATED: Final = 401
+_DENIALS: Final = frozenset({_UNAUTHENTICATED, 403, 429})
 _ACCEPTED: Final = 202
 # Asked every few seconds by machines.
 _UNCOUNTED: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -50,16 +51,19 @@ _LOG = get_logger(__name__)
 
 
 class Strangers:
-    """Bounds the events of callers who showed nothing valid: one in a while for each route and status; it tells how many were left out."""
+    """Bounds the events of callers who showed nothing valid: one in a while for each route, status and key that was valid once.
+
+    The next one tells how many were left out.
+    """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._told: dict[tuple[str, int], float] = {}
-        self._left_out: Counter[tuple[str, int]] = Counter()
+        self._told: dict[tuple[str, int, str], float] = {}
+        self._left_out: Counter[tuple[str, int, str]] = Counter()
 
-    def left_out(self, route: str, status: int) -> int | None:
+    def left_out(self, route: str, status: int, caller: Caller) -> int | None:
         """How many were left out before this one; None where this one is to be left out too."""
-        kind, now = (route, status), self._now()
+        kind, now = (route, status, caller.id), self._now()
         if now - self._told.get(kind, -math.inf) < STRANGER_SECONDS:
             self._left_out[kind] += 1
             return None
@@ -179,7 +183,8 @@ class RequestRecord:
         is_told = await self._has_lasted() or (outcome == "done" and self._told)
         if outcome != "denied" and (self._action == "read" or is_told):
             return
-        left_out = self._ledger.strangers.left_out(self._route, status) if self._caller is NOBODY else 0
+        is_stranger = self._caller is NOBODY or status == _UNAUTHENTICATED
+        left_out = self._ledger.strangers.left_out(self._route, status, self._caller) if is_stranger else 0
         if left_out is not None:
             await asyncio.wrap_future(self._ledger.writer.write(self._event(outcome, status=status, left_out=left_out)))
 

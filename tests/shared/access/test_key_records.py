@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from shared.access import Caller
-from shared.access.key_records import KeyRecords
+from shared.access.key_records import EndedKeyError, KeyRecords
 from shared.access.key_tables import ACCESS_SCHEMA
 from shared.database import Database, prepare_schema
 from shared.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthenticatedError
@@ -176,3 +176,13 @@ def test_keys_live_in_postgresql_too(postgres_server: PostgresServer) -> None:
     records.revoke(issued.id)
     assert refusal(records, rotated.text) == "revoked"
     database.close()
+
+
+def test_key_that_ended_is_refused_with_its_holders_name_and_no_scope(records: KeyRecords) -> None:
+    revoked = records.create(name="ward a", scopes=["read"], lifetime=None)
+    expired = records.create(name="mitigator", kind="service", scopes=["score"], lifetime=DAY)
+    records.revoke(revoked.id)
+    for issued, kind, reason in ((revoked, "key", "revoked"), (expired, "service", "expired")):
+        with pytest.raises(EndedKeyError) as raised:
+            records.caller_of(issued.text, now=datetime.now(UTC) + 2 * DAY)
+        assert (raised.value.holder, raised.value.reason) == (Caller(id=issued.id, kind=kind, scopes=frozenset()), reason)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY
 
 from shared.access import Caller, bound_caller
 from shared.errors import ForbiddenError
-from shared.http.access import REASONS, Requirement, declare_access, guarded_routes, requires
+from shared.http.access import REASONS, Requirement, asked_for, declare_access, guarded_routes, requires
 
 READER = Caller(id="key_reader", kind="key", scopes=frozenset({"read"}))
 
@@ -62,3 +63,16 @@ def test_schema_says_what_each_operation_asks() -> None:
 
 def test_every_reason_is_counted_from_the_start() -> None:
     assert [REGISTRY.get_sample_value("lethe_auth_failures_total", {"reason": reason}) is not None for reason in REASONS] == [True] * 11
+
+
+@pytest.mark.parametrize(("path", "expected"), [("/v1/films", "/v1/films"), ("/v1/none", None)])
+def test_route_of_a_request_is_looked_for_once(monkeypatch: pytest.MonkeyPatch, path: str, expected: str | None) -> None:
+    router = APIRouter()
+    router.get("/v1/films", dependencies=[requires("read")])(answer)
+    guarded = guarded_routes([router])
+    matches, tried = APIRoute.matches, list[str]()
+    monkeypatch.setattr(APIRoute, "matches", lambda route, scope: (tried.append(route.path), matches(route, scope))[1])
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": "", "headers": []}
+    found = [asked_for(scope, guarded) for _ in range(2)]
+    assert [use and use[0].path for use in found] == [expected, expected]
+    assert tried == ["/v1/films"]

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 
 from shared import errors
-from shared.access import quotas
+from shared.access import NOBODY, quotas
 from shared.access.key_records import KeyRecords
 from shared.auditing import AuditEvent, AuditLog
 from shared.catalog import new_id
@@ -297,6 +298,19 @@ class TestWithAuthentication:
             assert (await client.get("/metrics", headers={"Authorization": f"Bearer {reader.text}"})).status_code == 403
         assert [(event["outcome"], event["status"], event["caller"]) for event in events()] == [("denied", 403, reader.id)] * 2
 
+    @pytest.mark.parametrize("path", ["/metrics", "/v1/plain"])
+    async def test_key_that_ended_is_denied_by_its_name_once_in_a_while(
+        self, client: httpx.AsyncClient, events: Events, settings: Settings, path: str
+    ) -> None:
+        with closing(Database.open(settings)) as database:
+            records = KeyRecords.of(settings, database)
+            ended = [records.create(name=name, scopes=["metrics:read"], lifetime=None) for name in ("scraper", "other")]
+            for key in ended:
+                records.revoke(key.id)
+        for key in [*ended, *ended]:
+            assert (await client.get(path, headers={"Authorization": f"Bearer {key.text}"})).status_code == 401
+        assert [(event["outcome"], event["status"], event["caller"]) for event in events()] == [("denied", 401, key.id) for key in ended]
+
 
 class TestWithProviderAway:
     @pytest.fixture
@@ -322,10 +336,11 @@ def one_window(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_event_of_strangers_tells_how_many_were_left_out() -> None:
     now = 0.0
     strangers = Strangers(now=lambda: now)
-    assert [strangers.left_out("GET /v1/plain", 401) for _ in range(4)] == [0, None, None, None]
-    assert strangers.left_out("unmatched", 401) == 0
+    assert [strangers.left_out("GET /v1/plain", 401, NOBODY) for _ in range(4)] == [0, None, None, None]
+    assert strangers.left_out("unmatched", 401, NOBODY) == 0
+    assert strangers.left_out("GET /v1/plain", 401, replace(NOBODY, id="key_ended")) == 0
     now += STRANGER_SECONDS
-    assert [strangers.left_out("GET /v1/plain", 401) for _ in range(2)] == [3, None]
+    assert [strangers.left_out("GET /v1/plain", 401, NOBODY) for _ in range(2)] == [3, None]
 
 
 @pytest.mark.usefixtures("logged", "one_window")
