@@ -398,7 +398,7 @@ def test_jobs_make_the_role_that_services_are_given(overlay: str, job: str) -> N
 def test_store_users_of_all_services_are_granted_their_policies(overlay: str) -> None:
     (settings,) = of_kind(overlay, "ConfigMap")
     principals = read_principals(Settings(s3_principals=settings["data"]["LETHE_S3_PRINCIPALS"]).store_principals)
-    assert principals == {service: f"arn:aws:iam:::user/lethe-{service}" for service in SERVICES}
+    assert principals == {user: f"arn:aws:iam:::user/lethe-{user}" for user in (*SERVICES, "backup")}
     (source,) = named(overlay, "Job", "bootstrap")["spec"]["template"]["spec"]["containers"][0]["envFrom"]
     assert source["configMapRef"]["name"] == settings["metadata"]["name"]
 

@@ -26,7 +26,7 @@ secret lethe-database-owner lethe_database_url
 # The services' role is made by the job migrate, by this URL; the store's users by the job bootstrap.
 printf 'postgresql://lethe_service:%s@database:5432/lethe' "$(random_text)" >lethe_database_url
 secret lethe-database lethe_database_url
-for user in admin trainer sampler detector mitigator operator; do
+for user in admin trainer sampler detector mitigator operator backup; do
     printf 'lethe-%s' "$user" >lethe_s3_access_key
     random_text >lethe_s3_secret_key
     secret "lethe-store-$user" lethe_s3_access_key lethe_s3_secret_key
