@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
+from itertools import zip_longest
 from typing import Any, Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,6 +27,9 @@ from shared.errors import InvalidRequestError, LetheError, MitigationInsufficien
 
 OUT: Final = Console()
 ERRORS: Final = Console(stderr=True)
+
+_SEPARATOR: Final = 3  # columns between two of a table
+_PROSE: Final = 24  # narrower than this, prose is hard to read
 
 
 class ExitCode(IntEnum):
@@ -65,13 +70,58 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A result for people."""
+    """A result for people, whose words are never cut: what is too wide for a terminal folds one column of prose, or is stacked.
+
+    Without a terminal each row stays one line, however wide, for whatever reads it.
+    """
+    widths = [max(map(cell_len, column)) for column in zip_longest(columns, *rows, fillvalue="")]
+    folded = None
+    if OUT.is_terminal and _total(widths) > OUT.width:
+        folded = _prose(rows, widths, too_much=_total(widths) - OUT.width)
+        if folded is None:
+            _print_stacked(title, columns, rows)
+            return
     table = Table(title=title or None, title_justify="left", title_style="bold", header_style="bold", show_edge=False, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number != folded)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
-    OUT.print(table)
+    # Without a terminal the usual console believes in 80 columns.
+    out = OUT if OUT.is_terminal else Console(file=OUT.file, width=max(_total(widths), cell_len(title)))
+    out.print(table)
+
+
+def _total(widths: Sequence[int]) -> int:
+    """How wide a table of such columns is."""
+    return sum(widths) + _SEPARATOR * (len(widths) - 1)
+
+
+def _prose(rows: Sequence[Sequence[str]], widths: Sequence[int], *, too_much: int) -> int | None:
+    """The one column that can be made so much narrower without cutting a word, if there is one."""
+    for number, width in enumerate(widths):
+        words = [word for row in rows for word in (row[number].split() if number < len(row) else ())]
+        if width - too_much >= max([_PROSE, *map(cell_len, words)]):
+            return number
+    return None
+
+
+def _print_stacked(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Each row as a paragraph: what its first column says, and below as many names with their values in a line as there is room for."""
+    if title:
+        OUT.print(f"[bold]{escape(title)}[/]", highlight=False)
+    for row in rows:
+        OUT.print(f"[bold]{escape(columns[0])} {escape(row[0])}[/]", highlight=False, soft_wrap=True)
+        line = ""
+        for name, value in zip(columns[1:], row[1:], strict=False):
+            if not value:
+                continue
+            told = f"{name}: {value}"
+            if line and cell_len(line) + cell_len(told) + 4 > OUT.width:
+                OUT.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+                line = ""
+            line = f"{line}  {told}" if line else told
+        if line:
+            OUT.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from shared.cli import console
 from shared.cli.app import main
@@ -32,6 +33,10 @@ class Lethe:
             main()
         self.out, self.err = self._capsys.readouterr()
         return int(ended.value.code or 0)
+
+    def on_a_terminal(self, width: int) -> None:
+        """From now on what is printed is for people, in so many columns and without colours."""
+        self._monkeypatch.setattr(console, "OUT", Console(width=width, force_terminal=True, color_system=None))
 
     def asked(self, path: str) -> dict[str, Any]:
         return self.services.bodies[path][0]

@@ -78,6 +78,20 @@ def test_newest_events_are_listed_by_what_is_wanted(lethe: Lethe, settings: Sett
 
 
 @pytest.mark.usefixtures("written")
+def test_list_can_be_read_on_a_narrow_terminal_and_piped(lethe: Lethe, settings: Settings) -> None:
+    tamper(settings, "UPDATE audit_events SET content = '{torn' WHERE sequence = 6")
+    assert lethe("audit-log", "list") == 0
+    assert len(lethe.out.splitlines()) == 2 + 6
+    lethe.on_a_terminal(80)
+    assert lethe("audit-log", "list", "--count", "2") == 0
+    lines = lethe.out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == ["event 5", "event 6"]
+    assert max(map(len, lines)) <= 80
+    assert "caller: ward-0" in lethe.out
+    assert lines[-1] == "  moment: unreadable"
+
+
+@pytest.mark.usefixtures("written")
 def test_events_are_exported_one_a_line(lethe: Lethe, tmp_path: Path) -> None:
     assert lethe("audit-log", "export") == 0
     lines = [json.loads(line) for line in lethe.out.splitlines()]

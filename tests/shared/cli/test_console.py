@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -77,6 +78,61 @@ def test_tables_and_facts_show_text_as_it_is(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "[red]" in out
     assert "[x]" in out
+
+
+KEY = "key_01hzy0123456789abcdefghjkm"
+COLUMNS = ("id", "name", "what it may do", "where it is")
+ROWS = [(KEY, "ward [a]", "read generate", "a/path/as/long/as/an/id"), (KEY, "", "read", "here"), ("unreadable",)]
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A terminal of so many columns."""
+    return lambda width: monkeypatch.setattr(console, "OUT", Console(width=width, force_terminal=True, color_system=None))
+
+
+def test_table_that_fits_is_a_table(terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+    terminal(100)
+    print_table("", COLUMNS, ROWS)
+    head, _, first, second, third = (line.rstrip() for line in capsys.readouterr().out.splitlines())
+    assert head.split(" ┃ ")[0].strip() == "id"
+    assert [cell.strip() for cell in first.split("│")] == list(ROWS[0])
+    assert [cell.strip() for cell in second.split("│")] == list(ROWS[1])
+    assert third.startswith("unreadable ")
+
+
+def test_table_that_is_too_wide_for_a_terminal_is_stacked_and_no_word_of_it_is_cut(
+    terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal(60)
+    print_table("Keys", COLUMNS, ROWS)
+    assert capsys.readouterr().out.splitlines() == [
+        "Keys",
+        f"id {KEY}",
+        "  name: ward [a]  what it may do: read generate",
+        "  where it is: a/path/as/long/as/an/id",
+        f"id {KEY}",
+        "  what it may do: read  where it is: here",
+        "id unreadable",
+    ]
+
+
+def test_table_too_wide_by_its_prose_folds_that_alone(terminal: Callable[[int], None], capsys: pytest.CaptureFixture[str]) -> None:
+    terminal(60)
+    said = "a word after another, until nobody can read them in one line any more"
+    print_table("", ("id", "what is wrong"), [(KEY, said)])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    cells = [[cell.strip() for cell in line.split("│")] for line in lines[2:]]
+    assert (cells[0][0], len(cells) > 1, " ".join(cell[1] for cell in cells)) == (KEY, True, said)
+
+
+def test_table_without_a_terminal_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "OUT", Console(width=20))
+    print_table("", COLUMNS, ROWS)
+    _, _, *lines = capsys.readouterr().out.splitlines()
+    assert [[cell.strip() for cell in line.split("│")] for line in lines[:2]] == [list(row) for row in ROWS[:2]]
+    assert len(lines) == 3
 
 
 def test_bar_follows_an_operation_and_ends_full() -> None:

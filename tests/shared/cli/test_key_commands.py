@@ -103,6 +103,20 @@ def test_list_shows_no_secret(lethe: Lethe) -> None:
     assert secret not in lethe.out
 
 
+def test_list_can_be_read_on_a_narrow_terminal_and_piped(lethe: Lethe) -> None:
+    scopes = ("generate", "mitigate", "read", "score")
+    shown = made(lethe, "create", "ward a", *(word for scope in scopes for word in ("--scope", scope)))
+    assert lethe("key", "list") == 0
+    (row,) = (line for line in lethe.out.splitlines() if shown["id"] in line)
+    assert row.split("│")[2].split() == list(scopes)
+    lethe.on_a_terminal(80)
+    assert lethe("key", "list") == 0
+    lines = lethe.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == f"id {shown['id']}"
+    assert f"scopes: {' '.join(scopes)}" in lethe.out
+
+
 def test_rotated_key_overlaps_with_the_one_before(lethe: Lethe, home: Path) -> None:
     first = made(lethe, "create", "ward a", "--scope", "read")
     second = made(lethe, "rotate", first["id"])
