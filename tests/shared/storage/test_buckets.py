@@ -25,6 +25,12 @@ from tests.servers.ceph import CephCluster
 from tests.servers.processes import free_port
 from tests.servers.s3_server import S3Server
 
+# What the services keep, and what they do not.
+FOLDERS = {
+    *("datasets", "models", "galleries", "calibrations", "checkpoints", "searches", "generations"),
+    *("aliases/models", "aliases/galleries", "aliases/calibrations", "elsewhere"),
+}
+
 
 def settings_of(server: S3Server) -> Settings:
     return Settings(
@@ -136,26 +142,27 @@ def test_each_service_does_its_work_and_nothing_else(buckets: Buckets, ceph_clus
     users = {service: ceph_cluster.add_user(f"{service}-{name}") for service in SERVICES}
     buckets.grant(name, bucket_policy(POLICIES, {service: user.principal for service, user in users.items()}, bucket=name))
     with closing(connect(ceph_cluster.server, name)) as owner:
-        for folder in ("datasets", "models", "galleries", "checkpoints", "generations", "elsewhere"):
+        for folder in FOLDERS:
             owner.put(key=f"{folder}/there", data=b"there")
+    galleries = {"galleries", "aliases/galleries"}
     may_write = {
-        "trainer": {"datasets", "models", "galleries", "checkpoints"},
+        "trainer": {"datasets", "models", "aliases/models", *galleries, "checkpoints", "searches"},
         "sampler": {"generations"},
-        "detector": {"galleries"},
+        "detector": {"calibrations", "aliases/calibrations", *galleries},
         "mitigator": set(),
     }
+    aliases = {"aliases/models", "aliases/galleries", "aliases/calibrations"}
     may_read = {
-        "trainer": {"datasets", "models", "galleries", "checkpoints"},
-        "sampler": {"models", "generations"},
-        "detector": {"datasets", "models", "galleries"},
-        "mitigator": {"models"},
+        "trainer": FOLDERS - {"generations", "elsewhere"},
+        "sampler": {"models", "generations"} | aliases,
+        "detector": {"datasets", "models", "galleries", "calibrations"} | aliases,
+        "mitigator": {"models"} | aliases,
     }
-    folders = {"datasets", "models", "galleries", "checkpoints", "generations", "elsewhere"}
     for service, user in users.items():
         with closing(connect(replace(ceph_cluster.server, access_key=user.access_key, secret_key=user.secret_key), name)) as store:
             assert store.probe()["read_back"]
-            assert {folder for folder in folders if succeeds(store, f"{folder}/there", write=False)} == may_read[service]
-            assert {folder for folder in folders if succeeds(store, f"{folder}/by-{service}", write=True)} == may_write[service]
+            assert {folder for folder in FOLDERS if succeeds(store, f"{folder}/there", write=False)} == may_read[service]
+            assert {folder for folder in FOLDERS if succeeds(store, f"{folder}/by-{service}", write=True)} == may_write[service]
             if service != "trainer":
                 with pytest.raises(UnavailableError, match="AccessDenied"):
                     store.delete(key="models/there")
