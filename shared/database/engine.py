@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
+from shared.database.silence import BoundedConnection
 from shared.errors import UnavailableError
 from shared.settings import Settings
 
@@ -84,7 +85,7 @@ def open_engine(url: str) -> Engine:
         return _open_sqlite(place)
     # Statements carry job specs, which may hold prompts: they must not appear in error messages.
     options = {name: value for name, value in _POSTGRESQL_OPTIONS.items() if name not in place.query}
-    return create_engine(
+    engine = create_engine(
         place,
         isolation_level="READ COMMITTED",  # whatever the server prefers: who waited for a lock must see what its holder wrote
         hide_parameters=True,
@@ -92,6 +93,8 @@ def open_engine(url: str) -> Engine:
         connect_args=options,
         **_POOL,
     )
+    event.listen(engine, "do_connect", _connect_bounded)
+    return engine
 
 
 def read_url(url: str, variable: str) -> URL:
@@ -132,6 +135,11 @@ def named_failures() -> Iterator[None]:
         if message is None:
             raise
         raise UnavailableError(message) from error
+
+
+def _connect_bounded(_dialect: object, _record: object, arguments: tuple[Any, ...], options: dict[str, Any]) -> BoundedConnection:
+    """A connection in place of the driver's own."""
+    return BoundedConnection.connect(*arguments, **options)
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

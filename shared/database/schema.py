@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import Column, Connection, Engine, Integer, MetaData, Table, insert, inspect, select, text
 
 from shared.database.engine import named_failures, writing
+from shared.database.silence import unhurried
 
 # Any number does, as long as all processes of Lethe agree on it.
 _ADVISORY_LOCK: Final = 5_150_447
@@ -40,7 +41,8 @@ def prepare_schema(engine: Engine, schema: Schema) -> None:
         done = set(connection.scalars(select(versions.c.version)))
         for number, step in enumerate(schema.steps, start=1):
             if number not in done:
-                step(connection)
+                with unhurried(connection):
+                    step(connection)
                 connection.execute(insert(versions).values(version=number))
 
 
