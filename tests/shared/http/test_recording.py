@@ -483,6 +483,27 @@ class TestWithDailyQuota:
         assert (await client.post("/v1/kept", json={"prompts": ["a"]})).status_code == 429
 
 
+async def test_service_that_stops_waits_for_requests_that_still_tell_what_became_of_them(
+    settings: Settings, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, write = threading.Event(), threading.Event()
+    append = AuditLog.append
+
+    def append_slowly(*arguments: Any) -> None:
+        writing.set()
+        assert write.wait(60)
+        append(*arguments)
+
+    monkeypatch.setattr(AuditLog, "append", append_slowly)
+    async with open_app(recorded_app(settings)) as client:
+        request = asyncio.create_task(client.post("/v1/draws", json={"prompts": ["a"]}))
+        assert await asyncio.to_thread(writing.wait, 60)
+        request.cancel()
+        await asyncio.sleep(0)
+        threading.Timer(0.3, write.set).start()
+    assert [event["outcome"] for event in events()] == ["done", "failed"]
+
+
 async def test_job_and_its_event_are_committed_together(settings: Settings, events: Events) -> None:
     async with open_app(make_app(settings, run_jobs=False)) as client:
         body = {"prompt": PROMPT}
