@@ -17,6 +17,7 @@ LetheError
 │   └── ScreenerUnavailableError   the detector is away, so generation fails closed
 ├── SaturatedError           a queue that is full
 ├── OutOfDeviceMemoryError   a model or batch that the device has no memory for
+├── SettingsError            a setting that cannot be used; names its variable
 └── JobCancelledError        a job that was asked to stop
 
 A message says what was wrong and what to do; it never holds a prompt, a key or patient data.
@@ -113,6 +114,10 @@ class SaturatedError(LetheError):
 
 class OutOfDeviceMemoryError(LetheError):
     """The device has too little memory for a model, or for a batch that was halved already."""
+
+
+class SettingsError(LetheError, ValueError):
+    """A setting cannot be used; the message names its variable, and never its value."""
 
 
 class JobCancelledError(LetheError):

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import SettingsError
 
 # Signatures by a private key: `none` signs nothing, and with HS* whoever verifies could also sign.
 _SIGNATURE_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
@@ -124,6 +127,15 @@ class Settings(BaseSettings):
             raise ValueError(f"name some of {', '.join(_SIGNATURE_ALGORITHMS)}, and nothing else")
         return value
 
+    @field_validator("trainer_url", "sampler_url", "detector_url", "mitigator_url")
+    @classmethod
+    def _require_address(cls, value: str) -> str:
+        """Refuse what nobody can ask."""
+        place = urlsplit(value)
+        if place.scheme not in {"http", "https"} or not place.hostname or place.port == 0:  # reading a port that is no number raises
+            raise ValueError("write it as https://host:port")
+        return value
+
     @field_validator("oidc_jwks_url")
     @classmethod
     def _require_private_way(cls, value: str) -> str:
@@ -178,12 +190,21 @@ class Settings(BaseSettings):
 @lru_cache
 def get_settings() -> Settings:
     """The settings of this process, read once: from the environment, and what it leaves open from the files of LETHE_SECRETS."""
-    settings = Settings()
-    if settings.secrets is None:
-        return settings
-    if not settings.secrets.is_dir():
-        raise ValueError(f"LETHE_SECRETS names {settings.secrets}, which is no folder.")
-    return Settings(_secrets_dir=settings.secrets)
+    try:
+        settings = Settings()
+        if settings.secrets is None:
+            return settings
+        if not settings.secrets.is_dir():
+            raise SettingsError(f"LETHE_SECRETS names {settings.secrets}, which is no folder.")
+        return Settings(_secrets_dir=settings.secrets)
+    except ValidationError as error:
+        raise SettingsError(" ".join(_told(wrong) for wrong in error.errors(include_input=False, include_url=False))) from None
+
+
+def _told(wrong: ErrorDetails) -> str:
+    """One thing that is wrong with the settings as a sentence that names its variable."""
+    said = wrong["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"LETHE_{str(wrong['loc'][0]).upper()} cannot be used: {said}." if wrong["loc"] else f"{said}."
 
 
 def is_loopback(host: str) -> bool:

@@ -20,7 +20,7 @@ from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.http.app import create_app as create_service
-from shared.http.serve import serve
+from shared.http.serve import own_settings, serve
 from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
@@ -88,5 +88,5 @@ def not_ready(state: DetectorState) -> list[str]:
 def main() -> None:
     """Serve at LETHE_DETECTOR_URL until told to stop."""
     configure_logging("detector")
-    settings = get_settings()
+    settings = own_settings()
     serve(create_app(settings), url=settings.detector_url, default_port=8003, settings=settings)

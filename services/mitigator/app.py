@@ -21,7 +21,7 @@ from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.diffusion.studio import Studio
 from shared.http.app import create_app as create_service
-from shared.http.serve import serve
+from shared.http.serve import own_settings, serve
 from shared.settings import Settings, get_settings
 from shared.telemetry import configure_logging
 
@@ -66,5 +66,5 @@ def not_ready(state: MitigatorState) -> list[str]:
 def main() -> None:
     """Serve at LETHE_MITIGATOR_URL until told to stop."""
     configure_logging("mitigator")
-    settings = get_settings()
+    settings = own_settings()
     serve(create_app(settings), url=settings.mitigator_url, default_port=8004, settings=settings)

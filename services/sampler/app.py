@@ -16,7 +16,7 @@ from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.diffusion.studio import Studio
 from shared.http.app import create_app as create_service
-from shared.http.serve import serve
+from shared.http.serve import own_settings, serve
 from shared.settings import Settings, get_settings
 from shared.telemetry import configure_logging
 
@@ -57,5 +57,5 @@ def not_ready(state: SamplerState) -> list[str]:
 def main() -> None:
     """Serve at LETHE_SAMPLER_URL until told to stop."""
     configure_logging("sampler")
-    settings = get_settings()
+    settings = own_settings()
     serve(create_app(settings), url=settings.sampler_url, default_port=8002, settings=settings)

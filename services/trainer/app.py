@@ -17,7 +17,7 @@ from services.trainer.search.search_files import SearchFiles
 from services.trainer.state import TrainerState
 from shared.catalog import open_catalog
 from shared.http.app import create_app as create_service
-from shared.http.serve import serve
+from shared.http.serve import own_settings, serve
 from shared.jobs.opening import open_executor
 from shared.jobs.records import JobStore
 from shared.jobs.runner import JobRunner
@@ -74,5 +74,5 @@ def not_ready(state: TrainerState) -> list[str]:
 def main() -> None:
     """Serve at LETHE_TRAINER_URL until told to stop."""
     configure_logging("trainer")
-    settings = get_settings()
+    settings = own_settings()
     serve(create_app(settings), url=settings.trainer_url, default_port=8001, settings=settings)

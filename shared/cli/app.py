@@ -15,7 +15,18 @@ from urllib.parse import urlsplit
 import typer
 
 from shared.cli.commands import add_commands
-from shared.cli.console import ERRORS, OUT, ExitCode, exit_code_of, print_error, print_facts, print_json, print_table, progress_bars
+from shared.cli.console import (
+    ERRORS,
+    OUT,
+    ExitCode,
+    exit_code_of,
+    print_error,
+    print_facts,
+    print_file_error,
+    print_json,
+    print_table,
+    progress_bars,
+)
 from shared.cli.demo import Plan, Story
 from shared.cli.page import render
 from shared.cli.report import Figure, Report
@@ -23,7 +34,7 @@ from shared.cli.supervisor import FIRST_PORT, SERVICES, StopRequested, Superviso
 from shared.client import LetheClient
 from shared.errors import LetheError, UnavailableError
 from shared.settings import Settings, get_settings
-from shared.telemetry import bound_context, configure_logging, new_trace_id
+from shared.telemetry import bound_context, configure_logging, lethe_version, new_trace_id
 
 _CONNECT_PATIENCE: Final = timedelta(seconds=10)
 
@@ -40,13 +51,31 @@ add_commands(app)
 
 
 def main() -> None:
-    """Run the command line; Lethe's own errors become a sentence and an exit code, and no answer on stdout is mixed with what is logged."""
+    """Run the command line; what is no defect becomes a sentence and an exit code, and no answer on stdout is mixed with what is logged."""
     configure_logging("cli")
     try:
         app()
     except LetheError as error:
         print_error(error)
         sys.exit(exit_code_of(error))
+    except OSError as error:  # what servers do wrong is named by whoever asks them; these are files and folders of this machine
+        print_file_error(error)
+        sys.exit(ExitCode.FAILURE)
+
+
+def say_version(wanted: bool) -> None:
+    """End with the version where that is asked."""
+    if wanted:
+        OUT.print(lethe_version(), highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", callback=say_version, is_eager=True, help="Say which version this is.")] = False,
+) -> None:
+    """What concerns no command."""
+    del version
 
 
 @app.command()

@@ -23,7 +23,7 @@ from shared.client import (
     UnexpectedAnswerError,
 )
 from shared.client import Progress as OperationProgress
-from shared.errors import InvalidRequestError, LetheError, MitigationInsufficientError, UnavailableError
+from shared.errors import InvalidRequestError, LetheError, MitigationInsufficientError, SettingsError, UnavailableError
 
 OUT: Final = Console()
 ERRORS: Final = Console(stderr=True)
@@ -51,17 +51,30 @@ def exit_code_of(error: LetheError) -> ExitCode:
     if isinstance(error, InvalidRequestProblemError):
         # A job that found its source unusable failed; a request against the schema was wrongly asked.
         return ExitCode.USAGE
-    return ExitCode.USAGE if isinstance(error, InvalidRequestError) else ExitCode.FAILURE
+    return ExitCode.USAGE if isinstance(error, InvalidRequestError | SettingsError) else ExitCode.FAILURE
 
 
 def print_error(error: LetheError) -> None:
     """Say what went wrong, where, and where to look."""
-    ERRORS.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False)
+    _print_sentence(str(error))
+    if isinstance(error, UnauthenticatedProblemError):
+        ERRORS.print("  The key that is shown is LETHE_API_KEY's; 'lethe key create' makes one.", highlight=False, soft_wrap=True)
     if isinstance(error, ProblemError):
         for field in (told for told in error.fields if str(error) not in told):
             ERRORS.print(f"  {escape(field)}", highlight=False)
         if error.trace_id:
             ERRORS.print(f"  [dim]trace {escape(error.trace_id)}[/]", highlight=False)
+
+
+def print_file_error(error: OSError) -> None:
+    """Say which file or folder cannot be used, and why."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    _print_sentence(f"{place}{error.strerror or type(error).__name__}.")
+
+
+def _print_sentence(sentence: str) -> None:
+    """One line, however long, so that places in it can be copied."""
+    ERRORS.print(f"[bold red]Error:[/] {escape(sentence)}", highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shared.cli.assignments import Assignments, assign
-from shared.cli.console import print_json
+from shared.cli.console import print_json, print_table
 from shared.cli.conversation import MAX_SEED, Json, connect, follow
 
 models = typer.Typer(help="Import models and look at them.", no_args_is_help=True)
@@ -61,6 +61,18 @@ def import_model(
             lambda progress: client.trainer.wait_for_import(started.id, on_progress=progress),
             as_json=as_json,
         )
+
+
+@models.command("list")
+def list_models(as_json: Json = False) -> None:
+    """The newest models."""
+    with connect() as client:
+        found = [model.model_dump(mode="json") for model in client.trainer.list_models()]
+    if as_json:
+        print_json(found)
+    else:
+        columns = ("id", "name", "architecture", "dataset", "base")
+        print_table("", columns, [[str(model.get(column) or "") for column in columns] for model in found])
 
 
 @models.command()

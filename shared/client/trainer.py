@@ -132,6 +132,10 @@ class TrainerClient:
         """The import once its model is committed; the result names it."""
         return wait_for(self.transport, f"/v1/model-imports/{job}", on_progress=on_progress)
 
+    def list_models(self) -> list[Reply]:
+        """The newest models."""
+        return [Reply.model_validate(item) for item in self.transport.get("/v1/models")["items"]]
+
     def get_model(self, model: str) -> Reply:
         """A model's manifest."""
         return Reply.model_validate(self.transport.get(f"/v1/models/{model}"))

@@ -114,14 +114,25 @@ class Transport:
                 response = self._http.request(method, path, **options)
                 told.set_attribute("http.response.status_code", response.status_code)
         except httpx.TransportError as error:
-            reason = "took too long" if isinstance(error, httpx.TimeoutException) else "does not answer"
-            raise self._unavailable(f"The {self.service} at {self.url} {reason}.") from error
+            raise self._unavailable(f"The {self.service} at {self.url} {self._reason(error)}.") from error
         if response.is_success:
             return response
         problem = self._problem(response)
         if _judges_nothing(response) and issubclass(self._unavailable, ScreenerUnavailableError):
             raise self._unavailable(f"The {self.service} at {self.url} could not judge (status {response.status_code}).") from problem
         raise problem
+
+    def _reason(self, error: httpx.TransportError) -> str:
+        """Why there is no answer, for whoever set the address."""
+        if isinstance(error, httpx.ReadTimeout):
+            return "took too long"
+        variable = f"LETHE_{self.service.upper()}_URL"
+        for cause in _causes(error):
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return f"shows a certificate that is not trusted here ({cause.verify_message}); SSL_CERT_FILE may name its authority"
+            if isinstance(cause, ssl.SSLError):
+                return f"speaks no TLS; let {variable} begin with http://"
+        return f"does not answer; start it, or let {variable} say where it runs"
 
     def _problem(self, response: httpx.Response) -> Exception:
         """The exception of an error response."""
@@ -142,6 +153,13 @@ class Transport:
         if not isinstance(body, dict):
             raise UnexpectedAnswerError(f"What answers at {self.url} is no Lethe {self.service}: it sent no JSON object.")
         return body
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _trust(url: str) -> ssl.SSLContext | bool:

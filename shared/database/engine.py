@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as SqlTimeoutError
 
 from shared.database.silence import BoundedConnection
-from shared.errors import UnavailableError
+from shared.errors import SettingsError, UnavailableError
 from shared.settings import Settings
 
 # A writer waits this long for another one before the call fails; progress writes take milliseconds.
@@ -98,13 +98,13 @@ def open_engine(url: str) -> Engine:
 
 
 def read_url(url: str, variable: str) -> URL:
-    """The parts of a database URL; ValueError for one that Lethe cannot use, without the password that it may hold."""
+    """The parts of a database URL; SettingsError for one that Lethe cannot use, without the password that it may hold."""
     try:
         place = make_url(url)
     except (ArgumentError, ValueError):
-        raise ValueError(f"{variable} cannot be read; write it as postgresql://user:password@host:5432/database.") from None
+        raise SettingsError(f"{variable} cannot be read; write it as postgresql://user:password@host:5432/database.") from None
     if place.drivername not in _DRIVERS:
-        raise ValueError(f"{variable} names {place.drivername!r}; job records live in sqlite or postgresql.")
+        raise SettingsError(f"{variable} names {place.drivername!r}; job records live in sqlite or postgresql.")
     return place.set(drivername=_DRIVERS[place.drivername])
 
 

@@ -16,16 +16,25 @@ from urllib.parse import urlsplit
 import uvicorn
 from fastapi import FastAPI
 
+from shared.errors import SettingsError
 from shared.http.connections import HEAD_LIMIT_BYTES, IDLE_SECONDS, TimedConnection
 from shared.http.state import Draining, draining_of
 from shared.jobs.executor import PARENT_VARIABLE
 from shared.jobs.worker import die_with_parent
-from shared.settings import Settings, is_loopback
+from shared.settings import Settings, get_settings, is_loopback
 from shared.telemetry import SpansUnavailableError, exporting
 
 EXIT_PORT_TAKEN: Final = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_REFUSED: Final = 78  # EX_CONFIG
 _BACKLOG: Final = 256
+
+
+def own_settings() -> Settings:
+    """The settings of the service that starts; where they cannot be used, the end of the process with a sentence that names which."""
+    try:
+        return get_settings()
+    except SettingsError as error:
+        _leave(str(error), EXIT_REFUSED)
 
 
 def serve(app: FastAPI, *, url: str, default_port: int, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
+from shared.errors import SettingsError
 from shared.settings import Settings
 from shared.storage.directory import DirectoryStore
 from shared.storage.object_store import ObjectStore
@@ -31,5 +32,5 @@ def open_store(settings: Settings) -> ObjectStore:
 def given_setting(value: _Given | None, variable: str) -> _Given:
     """A setting that the S3 store cannot do without."""
     if not value:
-        raise ValueError(f"LETHE_STORE=s3 needs {variable}.")
+        raise SettingsError(f"LETHE_STORE=s3 needs {variable}.")
     return value

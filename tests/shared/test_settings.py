@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from shared.errors import SettingsError
 from shared.settings import Settings, get_settings, is_loopback
 
 
@@ -144,3 +145,19 @@ def test_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     get_settings.cache_clear()
     assert get_settings().job_slots == 7
     get_settings.cache_clear()
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8001", "ftp://host", "http://", "http://host:port", "http://[::1", "https://:8001"])
+def test_address_of_a_service_that_nobody_can_ask_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="trainer_url"):
+        Settings(trainer_url=url)
+
+
+def test_settings_that_cannot_be_used_are_named_by_their_variables_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LETHE_JOB_SLOTS", "quokka")
+    monkeypatch.setenv("LETHE_STORE", "wombat")
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError, match=r"^LETHE_JOB_SLOTS cannot be used: [^.]+\. LETHE_STORE cannot be used: [^.]+\.$") as raised:
+        get_settings()
+    assert "quokka" not in str(raised.value)
+    assert "wombat" not in str(raised.value)

@@ -44,9 +44,13 @@ def operation(kind: str, identifier: str, **fields: Any) -> dict[str, Any]:
     return {"id": identifier, "kind": kind, "state": "succeeded", "progress": progress, "result": {}, "error": None, **fields}
 
 
+MODEL = {"id": "mdl_1", "name": "ward", "architecture": "tiny", "dataset": "ds_1", "base": None}
+IMPORT = operation("import", "job_2", name="sd", result={"model": "mdl_2"})
 OPERATIONS = {
     "/v1/training-jobs": operation("training", "job_1", result={"model": "mdl_1", "metrics": {"loss": 0.5, "note": "x"}}),
-    "/v1/model": operation("import", "job_2", name="sd", result={"model": "mdl_2"}),
+    "/v1/models/": IMPORT,
+    "/v1/model-imports": IMPORT,
+    "/v1/models": {"items": [MODEL]},
     "/v1/calibrations": operation("calibration", "cal_1"),
 }
 

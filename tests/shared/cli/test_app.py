@@ -13,7 +13,8 @@ import typer
 
 from shared.cli import app as module
 from shared.cli.app import main, parse_ports
-from shared.telemetry import get_logger
+from shared.settings import get_settings
+from shared.telemetry import get_logger, lethe_version
 from tests.shared.cli.reports import told_story
 
 
@@ -99,3 +100,38 @@ def test_what_is_logged_is_no_part_of_an_answer(monkeypatch: pytest.MonkeyPatch,
     main()
     out, err = capsys.readouterr()
     assert (out, json.loads(err)["event"]) == ("", "versions are missing")
+
+
+def test_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.strip() == lethe_version()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LETHE_TORCH_THREADS", "quokka", "LETHE_TORCH_THREADS cannot be used: Input should be a valid integer"),
+        ("LETHE_TLS_KEY", "/quokka", "LETHE_TLS_CERTIFICATE and LETHE_TLS_KEY come together"),
+        ("LETHE_SECRETS", "/no/such/folder", "LETHE_SECRETS names /no/such/folder, which is no folder"),
+        ("LETHE_DATABASE_URL", "mysql://user:quokka@host/x", "LETHE_DATABASE_URL names 'mysql'"),
+        ("LETHE_DATABASE_URL", "quokka", "LETHE_DATABASE_URL cannot be read"),
+    ],
+)
+def test_setting_that_cannot_be_used_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    get_settings.cache_clear()
+    assert run(monkeypatch, "key", "list") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"Error: {said}")
+    assert "quokka" not in err
+    assert len(err.splitlines()) == 1
+
+
+def test_folder_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LETHE_HOME", str(tmp_path / "file"))
+    get_settings.cache_clear()
+    assert run(monkeypatch, "key", "list") == 1
+    assert capsys.readouterr().err == f"Error: {tmp_path / 'file'}: File exists.\n"

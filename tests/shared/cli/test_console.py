@@ -24,6 +24,7 @@ from shared.errors import (
     MitigationInsufficientError,
     NotFoundError,
     ScreenerUnavailableError,
+    SettingsError,
     UnavailableError,
 )
 
@@ -44,6 +45,7 @@ def problem(slug: str, status: int) -> LetheError:
         (problem("forbidden", 403), ExitCode.REFUSED),
         (InvalidRequestError("x"), ExitCode.USAGE),
         (problem("validation", 422), ExitCode.USAGE),
+        (SettingsError("x"), ExitCode.USAGE),
         (NotFoundError("x"), ExitCode.FAILURE),
         (problem("not-found", 404), ExitCode.FAILURE),
         (problem("internal", 500), ExitCode.FAILURE),
@@ -78,6 +80,13 @@ def test_tables_and_facts_show_text_as_it_is(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     assert "[red]" in out
     assert "[x]" in out
+
+
+def test_refused_key_is_told_with_the_variable_that_holds_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(problem("unauthenticated", 401))
+    assert "LETHE_API_KEY" in capsys.readouterr().err
+    print_error(problem("forbidden", 403))
+    assert "LETHE_API_KEY" not in capsys.readouterr().err
 
 
 KEY = "key_01hzy0123456789abcdefghjkm"

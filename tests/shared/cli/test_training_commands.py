@@ -29,3 +29,11 @@ def test_model_folder_is_imported_and_waited_for(lethe: Lethe) -> None:
 def test_model_is_shown_as_its_manifest(lethe: Lethe) -> None:
     assert lethe("model", "show", "mdl_2") == 0
     assert json.loads(lethe.out)["name"] == "sd"
+
+
+def test_models_are_listed(lethe: Lethe) -> None:
+    assert lethe("model", "list") == 0
+    (row,) = lethe.out.splitlines()[2:]
+    assert [cell.strip() for cell in row.split("│")] == ["mdl_1", "ward", "tiny", "ds_1", ""]
+    assert lethe("model", "list", "--json") == 0
+    assert json.loads(lethe.out) == [{"id": "mdl_1", "name": "ward", "architecture": "tiny", "dataset": "ds_1", "base": None}]

@@ -45,6 +45,7 @@ def test_each_call_asks_its_route() -> None:
     client.train({"steps": 2})
     client.cancel_training("job_1")
     client.get_model("mdl_1")
+    assert [model.model_dump()["id"] for model in client.list_models()] == ["ds_1"]
     client.wait_for_dataset("ds_1")
     client.wait_for_training("job_1")
     assert [curve.model_dump() for curve in client.losses("job_1")] == [{"phase": "denoiser"}]
@@ -60,6 +61,7 @@ def test_each_call_asks_its_route() -> None:
         ("POST", "/v1/training-jobs", {"steps": 2}),
         ("POST", "/v1/training-jobs/job_1/cancel", {}),
         ("GET", "/v1/models/mdl_1", None),
+        ("GET", "/v1/models", None),
         ("GET", "/v1/datasets/ds_1/events", None),
         ("GET", "/v1/datasets/ds_1", None),
         ("GET", "/v1/training-jobs/job_1/events", None),

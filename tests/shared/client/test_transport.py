@@ -74,7 +74,7 @@ def test_silence_is_unavailable_and_names_service_and_place() -> None:
 
 def test_closed_port_is_unavailable() -> None:
     closed = Transport("http://127.0.0.1:9", service="sampler", deadline=timedelta(seconds=1))
-    with closed, pytest.raises(UnavailableError, match=r"sampler at .* does not answer"):
+    with closed, pytest.raises(UnavailableError, match=r"sampler at .* does not answer; .*LETHE_SAMPLER_URL"):
         closed.get("/v1/info")
 
 
@@ -194,16 +194,24 @@ def test_service_behind_tls_is_asked_where_the_system_trusts_its_certificate(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(certificate) as url:
-        with Transport(url, service="detector", deadline=timedelta(seconds=10)) as distrusting, pytest.raises(UnavailableError):
+        refused = pytest.raises(UnavailableError, match=r"not trusted here \(self-signed certificate\); SSL_CERT_FILE")
+        with Transport(url, service="detector", deadline=timedelta(seconds=10)) as distrusting, refused:
             distrusting.get("/v1/info")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate.chain))
         with Transport(url, service="detector", deadline=timedelta(seconds=10)) as trusting:
             assert trusting.get("/v1/info") == {"service": "detector"}
 
 
+def test_service_without_tls_is_told_from_one_that_is_away() -> None:
+    with served(None) as url:
+        in_the_clear = Transport(url.replace("http:", "https:"), service="detector", deadline=timedelta(seconds=10))
+        with in_the_clear, pytest.raises(UnavailableError, match=r"speaks no TLS; let LETHE_DETECTOR_URL begin with http://"):
+            in_the_clear.get("/v1/info")
+
+
 @contextmanager
-def served(certificate: Certificate) -> Iterator[str]:
-    """A server that shows the certificate and answers one object."""
+def served(certificate: Certificate | None) -> Iterator[str]:
+    """A server that answers one object, and shows the certificate if it has one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -216,14 +224,15 @@ def served(certificate: Certificate) -> Iterator[str]:
         def log_message(self, *_words: object) -> None:
             """Nothing on stderr."""
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.chain, certificate.key)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate.chain, certificate.key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"https://127.0.0.1:{server.server_port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from fastapi import FastAPI
 
 from shared.http import serve as serve_module
 from shared.http.serve import EXIT_PORT_TAKEN, EXIT_REFUSED, serve
-from shared.settings import Settings
+from shared.settings import Settings, get_settings
 from tests.fixtures.certificates import Certificate
 from tests.shared.http.fake_app import ROOT
 
@@ -52,6 +53,20 @@ def test_taken_port_is_told_clearly(tmp_path: Path) -> None:
         )
     assert done.returncode == EXIT_PORT_TAKEN
     assert done.stderr == f"Port {port} on 127.0.0.1 is taken; stop what listens there, or choose another port.\n"
+
+
+@pytest.mark.usefixtures("logged")
+@pytest.mark.parametrize("service", ["trainer", "sampler", "detector", "mitigator"])
+def test_setting_that_cannot_be_used_ends_a_service_with_its_name(
+    service: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LETHE_JOB_SLOTS", "quokka")
+    get_settings.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"services.{service}.app").main()
+    assert ended.value.code == EXIT_REFUSED
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in told] == ["LETHE_JOB_SLOTS cannot be used"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.org"])  # noqa: S104 - refused is the point
