@@ -34,11 +34,12 @@ _POOL: Final = {"pool_size": 3, "max_overflow": 5, "pool_timeout": _BUSY_TIMEOUT
 _AWAY: Final = "The database does not answer; try again later."
 _NOT_MIGRATED: Final = "The database lacks tables of this version; run 'lethe migrate'."
 # What PostgreSQL refuses although the statement is right, by SQLSTATE.
+_READ_ONLY: Final = "The database takes no writes now; is it a standby, or its disk full? Try again later."
 _REFUSALS: Final = {
     "42P01": _NOT_MIGRATED,  # undefined_table
     "42703": _NOT_MIGRATED,  # undefined_column
     "42501": "The database refuses its role a right that Lethe needs; 'lethe migrate' makes tables, services read and write them.",
-    "25006": "The database takes no writes now; is it a standby, or its disk full? Try again later.",  # read_only_sql_transaction
+    "25006": _READ_ONLY,  # read_only_sql_transaction
 }
 _PSYCOPG: Final = "postgresql+psycopg"
 _DRIVERS: Final = {"sqlite": "sqlite", "postgres": _PSYCOPG, "postgresql": _PSYCOPG, _PSYCOPG: _PSYCOPG}
@@ -64,6 +65,12 @@ class Database:
         """Ask the database something small; UnavailableError when it does not answer."""
         with self.reading() as connection:
             connection.execute(text("SELECT 1"))
+
+    def check_writes(self) -> None:
+        """UnavailableError where PostgreSQL takes no writes, as a standby does, or does not answer."""
+        with self.reading() as connection:
+            if connection.dialect.name == "postgresql" and connection.scalar(text("SHOW transaction_read_only")) == "on":
+                raise UnavailableError(_READ_ONLY)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -100,7 +100,8 @@ def create_app(
                         await ledger.settled()
 
     def check_ready(request: Request) -> list[str]:
-        """Ask the database whether its tables are there and the audit log can go on, then the service with its own state."""
+        """Ask the database whether it takes writes, its tables are there and the audit log can go on, then the service with its state."""
+        request.state.database.check_writes()
         if reasons := reasons_to_migrate(request.state.database):
             return reasons
         request.state.ledger.writer.log.check()

@@ -102,6 +102,10 @@ def test_database_that_takes_no_writes_is_unavailable_and_read_on(postgres_serve
             connection.execute(insert(WORDS).values(id=1, text="lost"))
         with standby.reading() as connection:
             assert connection.execute(select(WORDS.c.text)).all() == []
+        with pytest.raises(UnavailableError, match="takes no writes now"):
+            standby.check_writes()
+    with closing(Database(url)) as database:
+        database.check_writes()
 
 
 @pytest.mark.server

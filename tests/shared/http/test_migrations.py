@@ -68,3 +68,15 @@ async def test_service_becomes_ready_when_its_database_is_migrated(settings: Set
         migrate(empty_database)
         assert (await client.get("/readyz")).status_code == 200
         assert (await client.post("/v1/things", json={"prompt": "a film"})).status_code == 202
+
+
+@pytest.mark.server
+@pytest.mark.anyio
+async def test_service_whose_database_takes_no_writes_is_not_ready(settings: Settings, empty_database: Database) -> None:
+    migrate(empty_database)
+    url = empty_database.engine.url.render_as_string(hide_password=False)
+    standby = SecretStr(f"{url}?options=-c%20default_transaction_read_only%3Don")
+    for place, status in ((SecretStr(url), 200), (standby, 503)):
+        async with open_app(make_app(settings.model_copy(update={"database_url": place}), run_jobs=False)) as client:
+            answer = await client.get("/readyz")
+            assert (answer.status_code, "takes no writes now" in answer.text) == (status, status == 503)
