@@ -1,4 +1,4 @@
-"""Start the system of compose.yaml: make the secrets that are missing, then buckets and tables, then API keys, then the services.
+"""Start the system of compose.yaml: make the secrets that are missing, then buckets, tables and users, then API keys, then the services.
 
 What is there stays as it is, so that it may be run again at any time. It needs Python 3.9, Docker and Compose on the host, nothing else.
 """
@@ -15,7 +15,9 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-DATABASE = "postgresql://lethe:{password}@database:5432/lethe"
+DATABASE = "postgresql://{role}:{password}@database:5432/lethe"
+# Users of the store: one for each service, one for the operator's command line, one for who backs up, whose keys no container is given.
+STORE_USERS = ("trainer", "sampler", "detector", "mitigator", "operator", "backup")
 # The operator's key stays with the operator; no container gets it.
 OPERATOR = ("read", "train", "generate", "mitigate", "score", "export", "admin", "audit:read")
 # API keys by the secret that holds them, with what `lethe key create` is told. Those of containers do not expire by themselves.
@@ -59,9 +61,13 @@ def make_secrets(folder: Path) -> None:
     keep(folder / "database_password", secrets.token_hex(24))
     # An operator's own may hold anything, and end with the line that PostgreSQL's image takes away.
     password = (folder / "database_password").read_text(encoding="utf-8").rstrip("\n")
-    keep(folder / "lethe_database_url", DATABASE.format(password=quote(password, safe="")))
+    keep(folder / "lethe_database_url", DATABASE.format(role="lethe", password=quote(password, safe="")))
+    keep(folder / "lethe_services_database_url", DATABASE.format(role="lethe_service", password=secrets.token_hex(24)))
     keep(folder / "lethe_s3_access_key", f"lethe-{secrets.token_hex(6)}")
     keep(folder / "lethe_s3_secret_key", secrets.token_hex(24))
+    for user in STORE_USERS:
+        keep(folder / f"{user}_s3_access_key", f"{user}-{secrets.token_hex(5)}")
+        keep(folder / f"{user}_s3_secret_key", secrets.token_hex(20))
     keep(folder / "grafana_password", secrets.token_hex(12))
 
 

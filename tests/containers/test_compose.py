@@ -1,9 +1,14 @@
-"""The system of compose.yaml on a real engine, from the images that operators build: locked down, and whole again after every kill."""
+"""The system of compose.yaml on a real engine, from the images that operators build: locked down, and whole again after every kill.
+
+The tests share one system and go on from one another: what the whole job made is trespassed upon, and then backed up.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shlex
 import signal
 import sys
@@ -26,6 +31,26 @@ pytestmark = [pytest.mark.container, pytest.mark.slow, pytest.mark.timeout(1200,
 SERVICES = ("trainer", "sampler", "detector", "mitigator")
 NEIGHBOURS = ("store", "database", "prometheus")
 HERE = Path(__file__).parent
+# What each container's credentials must not be able to do to what the whole job made; the operator's are those of the command line.
+FORBIDDEN_IN_STORE = {
+    "trainer": ["read objects generations/", "write objects aliases/calibrations/", "delete objects models/", "delete objects datasets/"],
+    "sampler": ["read objects datasets/", "write objects datasets/", "write objects models/", "delete objects models/"],
+    "detector": ["read objects generations/", "write objects models/", "delete objects models/", "delete objects galleries/"],
+    "mitigator": ["read objects datasets/", "read objects generations/", "write objects models/", "write objects aliases/calibrations/"],
+    "operator": ["read objects datasets/", "read objects models/", "write objects models/", "read objects generations/"],
+}
+FORBIDDEN_TO_ALL = ["delete anchors audit-log/"]
+FORBIDDEN_IN_DATABASE = [
+    "DROP TABLE jobs",
+    "CREATE TABLE theirs (id integer)",
+    "UPDATE audit_events SET content = ''",
+    "DELETE FROM audit_events",
+    "TRUNCATE audit_events",
+    "ALTER TABLE audit_events DISABLE TRIGGER ALL",
+    "DELETE FROM lethe_job_schema",
+    "CREATE ROLE friend",
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+]
 PATIENCE_SECONDS = 300
 # A drawing that takes many times as long as the pause before its service is killed.
 LONG = {"prompts": [f"chest film {number}" for number in range(8)], "images_per_prompt": 16, "steps": 200}
@@ -133,7 +158,10 @@ def engine() -> Iterator[DockerEngine]:
         output = str(engine.folder / "dist")
         run([sys.executable, "deploy/docker/build.py", "cpu", "--docker", docker, "--base-image", BASE_IMAGE, "--output", output])
         servers = str(HERE / "servers")
-        engine.run("build", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE_IMAGE}", "--tag", "lethe-test/servers", servers)
+        # rclone's own image is what docs/backup.md copies with.
+        for target, tag in (("servers", "lethe-test/servers"), ("rclone", "rclone/rclone")):
+            base = ["--build-arg", f"BASE_IMAGE={BASE_IMAGE}"]
+            engine.run("build", "--network", "host", *base, "--target", target, "--tag", tag, servers)
         yield engine
     finally:
         engine.stop()
@@ -188,11 +216,23 @@ def test_containers_are_locked_down(system: System) -> None:
 
 
 def test_secrets_are_files_and_nothing_else(system: System) -> None:
-    secrets = [path.read_text() for path in system.secrets.iterdir()]
-    assert len(secrets) == 8
+    secrets = {path.name: path.read_text() for path in system.secrets.iterdir()}
+    assert len(secrets) == 21
     containers = [system.container(service) for service in (*SERVICES, *NEIGHBOURS)]
     shown = system.engine.run("inspect", *containers) + "".join(system.engine.run("logs", container) for container in containers)
-    assert [secret for secret in secrets if secret in shown and not secret.startswith("lethe-")] == []
+    assert [name for name, secret in secrets.items() if secret in shown and not name.endswith("_access_key")] == []
+
+
+def test_each_container_is_given_its_own_secrets(system: System) -> None:
+    secrets = {path.read_text().strip(): path.name for path in system.secrets.iterdir()}
+    names = ("lethe_database_url", "lethe_s3_access_key", "lethe_s3_secret_key", "lethe_service_key")
+    for service in SERVICES:
+        lines = system.engine.run(
+            "exec", system.container(service), "sh", "-c", "cd /run/secrets && for f in *; do echo $f $(cat $f); done"
+        )
+        given = {name: secrets[text] for name, _, text in (line.partition(" ") for line in lines.splitlines())}
+        own = ("lethe_services_database_url", f"{service}_s3_access_key", f"{service}_s3_secret_key", "lethe_service_key")
+        assert given == dict(zip(names if service == "mitigator" else names[:3], own, strict=False))
 
 
 def test_callers_show_a_key_that_may_do_what_they_ask(system: System) -> None:
@@ -204,6 +244,14 @@ def test_callers_show_a_key_that_may_do_what_they_ask(system: System) -> None:
             assert scraper.get("/metrics").status_code == 200
         with system.client("trainer", key="lethe_metrics_key") as scraper:
             assert scraper.get("/v1/models").status_code == 403
+
+
+def test_operator_makes_and_ends_keys_and_anchors_the_log(system: System) -> None:
+    newest = "$(lethe key list --json | grep -o 'key_[0-9a-f]*' | tail -1)"
+    script = f"(lethe key create ward --scope read --days 1 && lethe key revoke {newest}) 2>&1"
+    told = run([*system.compose, "run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "lethe", "-c", script])
+    assert re.search(r"revoked +key_", told)
+    assert "not anchored" not in told
 
 
 def test_starting_again_changes_nothing(system: System) -> None:
@@ -298,6 +346,58 @@ def test_whole_job_outlives_the_kill_of_each_container(system: System) -> None:
     assert system.read("sampler", f"/v1/generations/{drawn.json()['id']}")["id"] == drawn.json()["id"]
     mended = system.post("mitigator", "/v1/generations", request)
     assert (mended.status_code, digests(mended)) == (mitigated.status_code, digests(mitigated))
+
+
+@pytest.mark.parametrize("who", [*SERVICES, "operator"])
+def test_credentials_of_a_container_do_no_more_than_its_work(system: System, who: str) -> None:
+    in_store = [*FORBIDDEN_IN_STORE[who], *FORBIDDEN_TO_ALL]
+    script = ["python", "-c", (HERE / "trespass.py").read_text(), *in_store, *FORBIDDEN_IN_DATABASE]
+    if who == "operator":
+        told = run([*system.compose, "run", "--rm", "-T", "--no-deps", "--entrypoint", script[0], "lethe", *script[1:]])
+    else:
+        told = system.engine.run("exec", system.container(who), *script)
+    expected = dict.fromkeys(in_store, "AccessDenied") | dict.fromkeys(FORBIDDEN_IN_DATABASE, "42501")
+    assert json.loads(told.splitlines()[-1]) == expected
+
+
+def test_system_is_restored_elsewhere_by_the_lines_of_the_page(system: System, tmp_path: Path) -> None:
+    model = system.read("trainer", "/v1/models")["items"][0]["id"]
+    request = {"model": model, "prompts": ["chest film"], "images_per_prompt": 1, "steps": 10, "guidance_scale": 2.0, "seed": 5}
+    drawn = digests(system.post("sampler", "/v1/generations", request))
+    lists = {path: system.read("trainer", path) for path in ("/v1/datasets", "/v1/models", "/v1/training-jobs")}
+    backing_up, restoring = commands_of_the_page()
+    # Another host has other containers, networks and volumes, and the secrets of this one.
+    in_the_checkout(system, tmp_path / "lethe", f"{backing_up}\ndocker compose down --volumes\n{restoring}")
+    system.wait_until_ready(*SERVICES)
+    assert {path: system.read("trainer", path) for path in lists} == lists
+    assert digests(system.post("sampler", "/v1/generations", request)) == drawn != []
+    verified = run([*system.compose, "run", "--rm", "-T", "--no-deps", "lethe", "audit-log", "verify", "--json"])
+    found = json.loads(verified[verified.index("{") :])
+    assert (found["findings"], found["events"] > 0, found["anchors"] > 0) == ([], True, True)
+
+
+def commands_of_the_page() -> list[str]:
+    """What docs/backup.md says for compose: how to back up, and how to restore."""
+    page = (ROOT / "docs" / "backup.md").read_text(encoding="utf-8")
+    section = page.partition("### With compose\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    return blocks
+
+
+def in_the_checkout(system: System, folder: Path, script: str) -> None:
+    """Run lines of a page in a folder that has the checkout's name and secrets, where `docker` and `make` mean this system's."""
+    compose, docker = shlex.join(system.compose), shlex.join(system.engine.docker)
+    up = shlex.join([sys.executable, "deploy/compose/up.py", "--compose", compose, *SERVICES, "prometheus"])
+    (folder / "deploy").mkdir(parents=True)
+    (folder / "deploy" / "secrets").symlink_to(system.secrets)
+    lines = [
+        f'docker() {{ if [ "$1" = compose ]; then shift; {compose} "$@"; else {docker} "$@"; fi; }}',
+        f'make() {{ [ "$*" = compose-up ] && (cd {shlex.quote(str(ROOT))} && {up}); }}',
+        f"cd {shlex.quote(str(folder))}",
+        script,
+    ]
+    run(["bash", "-euo", "pipefail", "-c", "\n".join(lines)], environment=os.environ | system.folders)
 
 
 def kill_in_the_middle(system: System, service: str, request: dict[str, Any]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.compose.up import KEYS, make_secrets
+from deploy.compose.up import KEYS, STORE_USERS, make_secrets
 from deploy.docker.build import TARGETS, image_name, version
 from shared.cli.supervisor import SERVICES
 from shared.settings import Settings
+from shared.storage.buckets import PRINCIPALS
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("compose.yaml", "compose.gpu.yaml")}
@@ -23,7 +24,14 @@ OURS = [name for name, part in PARTS.items() if "lethe" in part["image"]]
 FIXED = {
     *("LETHE_HOME", "LETHE_AUTH", "LETHE_LISTEN_HOST"),
     *("LETHE_S3_REGION", "LETHE_S3_PRINCIPALS", "LETHE_TLS_CERTIFICATE", "LETHE_TLS_KEY"),
-    *("LETHE_DATABASE_URL", "LETHE_SERVICES_DATABASE_URL", "LETHE_S3_ACCESS_KEY", "LETHE_S3_SECRET_KEY", "LETHE_SERVICE_KEY", "LETHE_API_KEY"),
+    *(
+        "LETHE_DATABASE_URL",
+        "LETHE_SERVICES_DATABASE_URL",
+        "LETHE_S3_ACCESS_KEY",
+        "LETHE_S3_SECRET_KEY",
+        "LETHE_SERVICE_KEY",
+        "LETHE_API_KEY",
+    ),
     *("LETHE_RAY_ADDRESS", "LETHE_RAY_TOKEN_FILE", "LETHE_RAY_CPUS_PER_JOB", "LETHE_RAY_GPUS_PER_JOB"),
 }
 
@@ -78,11 +86,45 @@ def test_secrets_are_made_by_the_script_and_each_goes_where_it_is_needed(tmp_pat
     assert {name: filled(secret["file"]) for name, secret in COMPOSE["secrets"].items()} == {
         name: f"./deploy/secrets/{name}" for name in made - {"lethe_api_key"}
     }
-    holders = {secret: {name for name, part in PARTS.items() if secret in part.get("secrets", [])} for secret in COMPOSE["secrets"]}
-    assert holders["lethe_service_key"] == {"mitigator"}
-    assert holders["lethe_metrics_key"] == {"prometheus"}
-    assert holders["database_password"] == {"database"}
-    assert holders["lethe_database_url"] == {*SERVICES, "bootstrap", "lethe"}
+    given = {name: mounted(part) for name, part in PARTS.items() if part.get("secrets")}
+    services = {"lethe_database_url": "lethe_services_database_url"}
+    assert given.pop("bootstrap") == {
+        name: name
+        for name in (
+            *("lethe_database_url", "lethe_services_database_url", "lethe_s3_access_key", "lethe_s3_secret_key"),
+            *(f"{user}_s3_{half}_key" for user in STORE_USERS for half in ("access", "secret")),
+        )
+    }
+    assert given.pop("lethe") == services | pair_of("operator")
+    assert given.pop("mitigator") == services | pair_of("mitigator") | {"lethe_service_key": "lethe_service_key"}
+    for service in ("trainer", "sampler", "detector"):
+        assert given.pop(service) == services | pair_of(service)
+    assert given == {
+        "store": {"lethe_s3_access_key": "lethe_s3_access_key", "lethe_s3_secret_key": "lethe_s3_secret_key"},
+        "database": {"database_password": "database_password"},
+        "prometheus": {"lethe_metrics_key": "lethe_metrics_key"},
+        "grafana": {"grafana_password": "grafana_password"},
+    }
+
+
+def mounted(part: dict[str, Any]) -> dict[str, str]:
+    """The secrets of a container: under which name it sees which."""
+    long = [secret if isinstance(secret, dict) else {"source": secret, "target": secret} for secret in part["secrets"]]
+    return {secret["target"]: secret["source"] for secret in long}
+
+
+def pair_of(user: str) -> dict[str, str]:
+    """A user's keys under the names of settings."""
+    return {f"lethe_s3_{half}_key": f"{user}_s3_{half}_key" for half in ("access", "secret")}
+
+
+def test_users_of_the_store_are_made_from_the_secrets_of_the_bootstrap() -> None:
+    assert STORE_USERS == PRINCIPALS
+    assert PARTS["bootstrap"]["command"] == ["lethe", "bootstrap", "--minio-users", PARTS["bootstrap"]["environment"]["LETHE_SECRETS"]]
+
+
+def test_keys_of_the_installation_are_held_by_who_uses_them() -> None:
+    assert {name for name, part in PARTS.items() if "keys:/var/lib/lethe-keys" in part.get("volumes", [])} == {*SERVICES, "lethe"}
 
 
 def test_every_variable_is_in_the_template_with_its_default() -> None:

@@ -49,7 +49,36 @@ def test_secrets_are_random_and_lie_in_a_closed_folder(tmp_path: Path) -> None:
         password = (folder / "database_password").read_text()
         assert re.fullmatch(r"[0-9a-f]{48}", password)
         assert (folder / "lethe_database_url").read_text() == f"postgresql://lethe:{password}@database:5432/lethe"
+        services = make_url((folder / "lethe_services_database_url").read_text())
+        assert (services.username, services.host, services.database) == ("lethe_service", "database", "lethe")
+        assert services.password not in {password, None}
     assert all((folders[0] / path.name).read_text() != path.read_text() for path in folders[1].iterdir())
+
+
+def test_each_user_of_the_store_has_keys_that_no_other_has(tmp_path: Path) -> None:
+    up.make_secrets(tmp_path)
+    pairs = {
+        user: [(tmp_path / f"{user}_s3_{half}_key").read_text() for half in ("access", "secret")] for user in (*up.STORE_USERS, "lethe")
+    }
+    assert len({key for pair in pairs.values() for key in pair}) == 14
+    # What AWS issues is as long; longer ones not every server takes.
+    assert [user for user in up.STORE_USERS if len(pairs[user][0]) > 20 or len(pairs[user][1]) != 40] == []
+
+
+def test_secrets_of_an_older_installation_stay_what_they_are_and_are_joined_by_the_new_ones(tmp_path: Path) -> None:
+    older = {
+        "database_password": "older",
+        "grafana_password": "older",
+        "lethe_database_url": "postgresql://lethe:older@database:5432/lethe",
+        "lethe_s3_access_key": "lethe-older",
+        "lethe_s3_secret_key": "older-secret",
+    }
+    for name, secret in older.items():
+        (tmp_path / name).write_text(secret)
+    up.make_secrets(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in older} == older
+    pairs = {f"{user}_s3_{half}_key" for user in up.STORE_USERS for half in ("access", "secret")}
+    assert {path.name for path in tmp_path.iterdir()} == {*older, "lethe_services_database_url", *pairs}
 
 
 def test_secret_that_is_there_stays(tmp_path: Path) -> None:

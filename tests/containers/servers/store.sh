@@ -68,11 +68,15 @@ if [ ! -e $data/ready ]; then
     ceph-osd -c $conf -i 0 --mkfs --osd-uuid "$osd"
 fi
 ceph-osd -c $conf -i 0 -f &
-if [ ! -e $data/ready ]; then
-    radosgw-admin -c $conf -n client.rgw user create --uid=lethe --display-name=lethe \
-        --access-key="$(cat /run/secrets/lethe_s3_access_key)" --secret-key="$(cat /run/secrets/lethe_s3_secret_key)" > /dev/null
-    touch $data/ready
-fi
+# The root user of compose.yaml, and the users for whom there are secrets; those that an older installation lacks are added.
+for user in lethe trainer sampler detector mitigator operator backup; do
+    secret=/run/secrets/${user}_s3
+    if [ -e "$data/user-$user" ] || [ ! -e "${secret}_access_key" ]; then continue; fi
+    radosgw-admin -c $conf -n client.rgw user create --uid="$user" --display-name="$user" \
+        --access-key="$(cat "${secret}_access_key")" --secret-key="$(cat "${secret}_secret_key")" > /dev/null
+    touch "$data/user-$user"
+done
+touch $data/ready
 radosgw -c $conf -n client.rgw -f &
 # Whichever ends first ends the container, so that its restart policy can do its work.
 wait -n
