@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Annotated, Final
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -39,5 +39,28 @@ def show_operation(operation: Operation, *, as_json: bool) -> None:
     if as_json:
         print_json(told)
         return
-    facts = {name: value for name, value in told.items() if name not in _NOT_SHOWN and value not in (None, [], {})}
-    print_facts({name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in facts.items()})
+    print_facts({name: words for name, value in told.items() if name not in _NOT_SHOWN for name, words in _told(name, value)})
+
+
+def _told(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A field in words, one line for each of its parts that has parts itself; nothing of what is empty."""
+    if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+        for key, inner in value.items():
+            yield from _told(f"{name}.{key}", inner)
+    elif words := _words(value):
+        yield name, words
+
+
+def _words(value: Any) -> str:
+    """A value for people."""
+    match value:
+        case None:
+            return ""
+        case dict():
+            return ", ".join(f"{key} {words}" for key, inner in value.items() if (words := _words(inner)))
+        case list():
+            return "; ".join(_words(inner) for inner in value)
+        case str():
+            return value
+        case _:
+            return json.dumps(value)

@@ -99,7 +99,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> JSONResp
     """What Starlette's router and FastAPI's parser raise."""
     raised = cast("HTTPException", error)
     slug = _SLUG_OF_STATUS.get(raised.status_code, "internal" if raised.status_code >= 500 else "malformed-request")
-    document = problem_document(slug, instance=request.url.path, trace_id=current_trace_id())
+    detail = f"The {request.app.state.service} has nothing at this path." if slug == "not-found" else None
+    document = problem_document(slug, detail=detail, instance=request.url.path, trace_id=current_trace_id())
     headers = {"Allow": _allowed_methods(request)} if slug == "method-not-allowed" else raised.headers
     return problem_response(document, headers=headers)
 

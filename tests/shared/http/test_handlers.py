@@ -73,6 +73,7 @@ async def test_router_answers_problems_too(service: Any) -> None:
     missing = await service.client.get("/v1/nothing")
     wrong = await service.client.delete("/v1/raise")
     assert (missing.status_code, slug(missing)) == (404, "not-found")
+    assert missing.json()["detail"].endswith(" has nothing at this path.")
     assert (wrong.status_code, slug(wrong), wrong.headers["allow"]) == (405, "method-not-allowed", "POST")
 
 
