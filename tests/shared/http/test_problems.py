@@ -39,6 +39,7 @@ SLUGS = {
     "ScreenerUnavailableError": "screener-unavailable",
     "SaturatedError": "saturated",
     "OutOfDeviceMemoryError": "gpu-out-of-memory",
+    "SettingsError": "internal",  # told to operators, in the log and by commands
     "JobCancelledError": "state-conflict",
 }
 
