@@ -90,7 +90,8 @@ def warn_of_ungranted(services: Iterable[str]) -> None:
     if names := ", ".join(sorted(services)):
         ERRORS.print(
             f"No policy was granted to {names}: nobody says who they are to the S3 server. Name them in LETHE_S3_PRINCIPALS or by "
-            "--principal (trainer=arn:…), or attach shared/storage/policies by the server's own tool; see docs/storage.md.",
+            "--principal (trainer=arn:…), make them by --minio-users, or attach shared/storage/policies by the server's own tool; "
+            "see docs/storage.md.",
             markup=False,
             highlight=False,
             soft_wrap=True,
