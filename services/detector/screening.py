@@ -19,8 +19,8 @@ from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError
 from shared.memorization.attribution import WordWeight, attribute
-from shared.memorization.magnitude import FORWARD_BATCH, UnconditionalCache, screen
-from shared.memorization.prompt_scoring import ScreeningSettings, finite_scores
+from shared.memorization.magnitude import FORWARD_BATCH, UnconditionalCache, prompt_scores, screen
+from shared.memorization.prompt_scoring import ScreeningSettings, require_finite
 from shared.memorization.statistics import empirical_p_values
 
 Decision = Literal["allow", "mitigate", "block"]
@@ -95,6 +95,7 @@ class Screener:
         """The verdict on each prompt; ConflictError without a calibration, InvalidRequestError for a prompt that is too long."""
         calibration = await asyncio.to_thread(self._admitted, model_id, prompts, settings)
         seen = await self.batcher.submit(_Batch(model_id, settings, calibration.manifest.key, explain), prompts)
+        require_finite([each.score for each in seen])  # here, since a prompt of another request is none of this one's concern
         return Screening([judge(each.score, calibration, each.words) for each in seen], calibration)
 
     def _admitted(self, model_id: str, prompts: Sequence[str], settings: ScreeningSettings) -> Calibration:
@@ -117,7 +118,7 @@ class Screener:
                     f"The calibration of the model {batch.model} was made in another way than prompts are screened; calibrate anew."
                 )
             magnitudes_PST = screen(model, model.encode(prompts), settings.seeds, steps=settings.steps, cache=self._cache)
-            scores = finite_scores(magnitudes_PST)
+            scores: list[float] = prompt_scores(magnitudes_PST).tolist()
             words: Sequence[list[WordWeight] | None] = [None] * len(prompts)
             if batch.explain:
                 words = attribute(model, prompts, settings.seeds, self._cache)

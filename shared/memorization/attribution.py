@@ -24,9 +24,7 @@ from shared.memorization.magnitude import (
     noise_prediction_magnitude,
 )
 
-GRADIENT_VALUES: Final = (
-    65_536  # of latents in one backward pass: 4 rows of Stable Diffusion's at 512 pixels
-)
+GRADIENT_VALUES: Final = 65_536  # of latents in one backward pass: 4 rows of Stable Diffusion's at 512 pixels
 
 
 @dataclass(frozen=True)

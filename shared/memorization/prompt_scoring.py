@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
-
 from shared.diffusion.model import Model
 from shared.errors import ConflictError
 from shared.memorization.magnitude import UnconditionalCache, prompt_scores, screen, screening_seeds
@@ -42,14 +40,13 @@ def score_prompts(
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         conditioning = model.encode(prompts[start : start + PROMPTS_AT_ONCE])
         magnitudes = screen(model, conditioning, settings.seeds, steps=settings.steps, cache=cache)
-        scores += finite_scores(magnitudes)
+        scores += require_finite(prompt_scores(magnitudes).tolist())
         on_batch(len(scores))
     return scores
 
 
-def finite_scores(magnitudes_PST: Tensor) -> list[float]:
-    """One score a prompt; a model that answers no numbers can be judged neither safe nor unsafe."""
-    scores: list[float] = prompt_scores(magnitudes_PST).tolist()
+def require_finite(scores: list[float]) -> list[float]:
+    """The same scores; a model that answers no numbers can be judged neither safe nor unsafe."""
     if not all(map(math.isfinite, scores)):
         raise ConflictError("The model's noise prediction is no finite number, so that its prompts cannot be screened; train it anew.")
     return scores

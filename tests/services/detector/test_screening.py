@@ -18,6 +18,7 @@ from shared.diffusion.lane import ComputeLane
 from shared.diffusion.library import ModelLibrary
 from shared.diffusion.prompt_windows import PromptWindows
 from shared.errors import ConflictError, InvalidRequestError
+from shared.memorization.magnitude import screen
 from shared.memorization.prompt_scoring import ScreeningSettings
 from tests.denoisers import counted_forwards, held
 
@@ -161,6 +162,34 @@ async def test_screening_that_was_admitted_is_not_refused_when_the_lane_fills(
     monkeypatch.setattr(lane, "run", run_when_full)
     screening = await screener.screen(judging_home.stocked.model.id, PROMPTS[:1], SETTINGS, explain=explain)
     assert (screening.verdicts[0].tokens is not None) == explain
+
+
+async def test_prompt_without_a_finite_score_fails_no_other_in_its_pass(
+    screener: Screener, lane: ComputeLane, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_id = judging_home.stocked.model.id
+    expected = (await screener.screen(model_id, PROMPTS[1:2], SETTINGS, explain=False)).verdicts[0].score
+    sizes: list[int] = []
+
+    def screened(*told: Any, **how: Any) -> Any:
+        magnitudes_PST = screen(*told, **how)
+        sizes.append(len(magnitudes_PST))
+        magnitudes_PST[0] = float("nan")
+        return magnitudes_PST
+
+    monkeypatch.setattr("services.detector.screening.screen", screened)
+    go, before = threading.Event(), waiting()
+    holding = asyncio.create_task(lane.run(go.wait))
+    asked = [asyncio.create_task(screener.screen(model_id, [prompt], SETTINGS, explain=False)) for prompt in PROMPTS[:2]]
+    with anyio.fail_after(30):
+        while waiting() < before + 2:  # noqa: ASYNC110 - the batcher tells nobody
+            await anyio.sleep(0.005)
+    go.set()
+    outcomes = await asyncio.gather(holding, *asked, return_exceptions=True)
+    refused = {isinstance(outcome, ConflictError): outcome for outcome in outcomes[1:]}
+    assert sizes == [2]
+    assert "no finite number" in str(refused[True])
+    assert refused[False].verdicts[0].score == pytest.approx(expected, rel=1e-4)
 
 
 async def test_words_are_told_only_when_asked_for(screener: Screener, judging_home: JudgingHome) -> None:

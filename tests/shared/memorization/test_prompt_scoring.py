@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from shared.errors import ConflictError
 from shared.memorization import prompt_scoring
-from shared.memorization.prompt_scoring import ScreeningSettings, finite_scores, score_prompts
+from shared.memorization.prompt_scoring import ScreeningSettings, require_finite, score_prompts
 
 if TYPE_CHECKING:
     from shared.diffusion.model import Model
@@ -34,7 +33,7 @@ def test_scores_do_not_depend_on_the_batches(tiny_model: Model, monkeypatch: pyt
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_model_that_answers_no_numbers_is_refused(value: float) -> None:
     with pytest.raises(ConflictError, match="no finite number"):
-        finite_scores(torch.full((2, 1, 1), value))
+        require_finite([0.5, value])
 
 
 def test_noises_of_a_screening_are_numbered_from_its_seed() -> None:
