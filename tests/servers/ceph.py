@@ -21,60 +21,28 @@ STORE_BYTES = 2 * 1024**3
 # Ceph's own: from here on it takes no more.
 FULL_RATIO = 0.95
 
-# Authentication between the daemons is off and everything listens on loopback: test data only.
-CONFIGURATION = """\
+# What the container tests' Ceph has too; its image is built from that folder, and sees no other.
+SHARED_CONFIGURATION = Path(__file__).parents[1] / "containers" / "servers" / "ceph.conf"
+OWN_CONFIGURATION = """
 [global]
 fsid = {fsid}
 mon_host = v2:127.0.0.1:{monitor_port}
-auth_cluster_required = none
-auth_service_required = none
-auth_client_required = none
-# The gateway's built-in default is an encrypted monitor connection, which does not exist without authentication.
-ms_mon_client_mode = crc
-ms_bind_msgr1 = false
-# One storage daemon, hence one copy; no autoscaler, which would live in the absent manager.
-osd_pool_default_size = 1
-osd_pool_default_min_size = 1
-osd_pool_default_pg_num = 4
-osd_pool_default_pgp_num = 4
-osd_pool_default_pg_autoscale_mode = off
-osd_crush_chooseleaf_type = 0
-mon_allow_pool_size_one = true
-mon_max_pg_per_osd = 1000
 log_file = {folder}/log/$name.log
 run_dir = {folder}/run
 crash_dir = {folder}/run
-# No admin sockets: a pytest folder is easily longer than a socket path may be.
-admin_socket =
 
 [mon]
 mon_data = {folder}/mon
-# Map changes are batched for 20 ms instead of 1 s, which is most of the start-up time.
-paxos_propose_interval = 0.02
-# A monitor ends itself when the file system is nearly full; a test machine's may be.
-mon_data_avail_warn = 0
-mon_data_avail_crit = 0
 
 [osd]
 osd_data = {folder}/osd
 osd_objectstore = memstore
 memstore_device_bytes = {store_bytes}
-public_addr = 127.0.0.1
-cluster_addr = 127.0.0.1
-osd_numa_auto_affinity = false
-# A storage daemon that is full, or no longer, says so within a second, not six.
-osd_heartbeat_interval = 1
-
-[client]
-objecter_tick_interval = 0.5
-objecter_timeout = 1
 
 [client.rgw]
 # Without tcp_nodelay small answers wait 40 ms for a delayed acknowledgement.
 rgw_frontends = beast tcp_nodelay=1 endpoint=127.0.0.1:{gateway_port}
 rgw_data = {folder}/run
-rgw_enable_apis = s3
-rgw_thread_pool_size = 32
 # A gateway that was killed counts as informed of changes for half a minute, for which its successor waits; unless nothing is cached.
 rgw_cache_enabled = false
 # Quotas are looked up at every write, not every ten minutes.
@@ -183,15 +151,14 @@ class CephCluster:
         for name in ("mon", "osd", "log", "run"):
             (self._folder / name).mkdir(parents=True)
         fsid = str(uuid.uuid4())
-        self._configuration.write_text(
-            CONFIGURATION.format(
-                fsid=fsid,
-                folder=self._folder,
-                monitor_port=self._monitor_port,
-                gateway_port=self._gateway_port,
-                store_bytes=STORE_BYTES,
-            )
+        own = OWN_CONFIGURATION.format(
+            fsid=fsid,
+            folder=self._folder,
+            monitor_port=self._monitor_port,
+            gateway_port=self._gateway_port,
+            store_bytes=STORE_BYTES,
         )
+        self._configuration.write_text(SHARED_CONFIGURATION.read_text() + own)
         monitor_map = str(self._folder / "monmap")
         address = f"[v2:127.0.0.1:{self._monitor_port}]"
         # The map is made by hand: from mon_host alone a monitor would bind the standard ports.

@@ -9,52 +9,25 @@ make_cluster() {
     rm -rf "${data:?}"/*
     mkdir -p $data/{mon,osd,run}
     fsid=$(cat /proc/sys/kernel/random/uuid)
-    cat > $conf <<END
+    cat /usr/local/share/ceph.conf - > $conf <<END
 [global]
 fsid = $fsid
 mon_host = v2:127.0.0.1:3300
-auth_cluster_required = none
-auth_service_required = none
-auth_client_required = none
-# The gateway's default is an encrypted monitor connection, which does not exist without authentication.
-ms_mon_client_mode = crc
-ms_bind_msgr1 = false
-# One storage daemon, hence one copy; no autoscaler, which would live in the absent manager.
-osd_pool_default_size = 1
-osd_pool_default_min_size = 1
-osd_pool_default_pg_num = 4
-osd_pool_default_pgp_num = 4
-osd_pool_default_pg_autoscale_mode = off
-osd_crush_chooseleaf_type = 0
-mon_allow_pool_size_one = true
-mon_max_pg_per_osd = 1000
 log_to_file = false
 log_to_stderr = true
 err_to_stderr = true
 run_dir = $data/run
 crash_dir = $data/run
-admin_socket =
 [mon]
 mon_data = $data/mon
-paxos_propose_interval = 0.02
-mon_data_avail_warn = 0
-mon_data_avail_crit = 0
 [osd]
 osd_data = $data/osd
 osd_objectstore = bluestore
 bluestore_block_size = 4294967296
 osd_memory_target = 939524096
-public_addr = 127.0.0.1
-cluster_addr = 127.0.0.1
-osd_numa_auto_affinity = false
-[client]
-objecter_tick_interval = 0.5
-objecter_timeout = 1
 [client.rgw]
 rgw_frontends = beast tcp_nodelay=1 endpoint=0.0.0.0:9000
 rgw_data = $data/run
-rgw_enable_apis = s3
-rgw_thread_pool_size = 32
 END
     monmaptool --create --fsid "$fsid" --set-min-mon-release 16 --addv a "[v2:127.0.0.1:3300]" $data/monmap
     ceph-mon -c $conf -i a --mkfs --monmap $data/monmap
