@@ -35,6 +35,7 @@ from shared.catalog.manifests import (
 )
 from shared.errors import AlreadyExistsError, IntegrityError, InvalidRequestError, NotFoundError
 from shared.storage import ObjectStore, StoreFitness, integrity_failure, verify_digest
+from shared.storage.fitness import PING
 
 FOLDERS: dict[Kind, str] = {
     "dataset": "datasets",
@@ -61,7 +62,7 @@ class Catalog:
 
     def ping(self) -> None:
         """Ask the store something small; UnavailableError when it does not answer."""
-        self._store.exists(key="ping")
+        self._store.exists(key=PING)
 
     def check(self, *, writes: bool = False) -> None:
         """UnavailableError while the store is away, or unfit; with `writes`, also while it takes no more."""

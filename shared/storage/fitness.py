@@ -11,6 +11,9 @@ from shared.storage.object_store import ObjectStore
 
 # Without these nothing that was committed could be trusted; the other capabilities a store may lack, and the log says which.
 REQUIRED: Final = ("read_back", "digest")
+# Looked for to see whether the store answers. Nothing is there, but everybody may read there: of a key that one may not read, MinIO says
+# that it is forbidden, whether it exists or not.
+PING: Final = "probe/ping"
 # How late a service that writes notices that the store takes no more (full, credentials without the right).
 WRITES_TRIED_EVERY: Final = timedelta(seconds=30)
 
@@ -27,7 +30,7 @@ class StoreFitness:
         if self._probed is None or (writes and time.monotonic() - self._probed >= WRITES_TRIED_EVERY.total_seconds()):
             self._probe()
         else:
-            self._store.exists(key="ping")
+            self._store.exists(key=PING)
 
     def _probe(self) -> None:
         """Try everything; what failed is tried again at the next check."""

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from shared.errors import ConflictError, InvalidRequestError, UnavailableError
 from shared.settings import Settings
 from shared.storage import S3Store
 from shared.storage.buckets import OLD_VERSIONS_DAYS, POLICIES, POLICY_BUCKET, PRINCIPALS, SERVICES, Buckets, bucket_policy, open_buckets
+from shared.storage.fitness import PING
 from tests.fixtures.servers import connect
 from tests.servers.ceph import CephCluster
 from tests.servers.processes import free_port
@@ -227,6 +229,29 @@ def test_policy_names_the_bucket_and_no_wildcard_action(service: str) -> None:
     statements = json.loads((POLICIES / f"{service}.json").read_text(encoding="utf-8"))["Statement"]
     assert all(resource == POLICY_BUCKET or resource.startswith(f"{POLICY_BUCKET}/") for one in statements for resource in one["Resource"])
     assert not [action for one in statements for action in one["Action"] if "*" in action]
+
+
+@pytest.mark.parametrize("service", [*PRINCIPALS, "audit"])
+def test_what_is_looked_for_by_readiness_may_be_read(service: str) -> None:
+    # MinIO says 403 of what one may not read, where Ceph, which the other tests ask, says 404: no service would be ready there.
+    assert "s3:GetObject" in granted(service, PING)
+
+
+def test_writers_of_the_audit_bucket_may_lock_what_they_write() -> None:
+    # MinIO asks them for it where the bucket locks its objects by default; Ceph does not.
+    for key in ("audit-log/anchors/1", "probe/1"):
+        assert {"s3:PutObject", "s3:PutObjectRetention"} <= granted("audit", key)
+
+
+def granted(service: str, key: str) -> set[str]:
+    """The actions that a policy allows for an object."""
+    statements = json.loads((POLICIES / f"{service}.json").read_text(encoding="utf-8"))["Statement"]
+    return {
+        action
+        for one in statements
+        for action in one["Action"]
+        if any(fnmatchcase(f"{POLICY_BUCKET}/{key}", resource) for resource in one["Resource"])
+    }
 
 
 def test_policy_is_made_for_the_bucket_and_principal_at_hand() -> None:
