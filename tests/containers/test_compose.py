@@ -51,6 +51,8 @@ FORBIDDEN_IN_DATABASE = [
     "CREATE ROLE friend",
     "COPY (SELECT 1) TO PROGRAM 'true'",
 ]
+# Where the Dockerfile writes the commit, and services read it.
+REVISION = "/opt/lethe/application/shared/telemetry/revision.txt"
 PATIENCE_SECONDS = 300
 # A drawing that takes many times as long as the pause before its service is killed.
 LONG = {"prompts": [f"chest film {number}" for number in range(8)], "images_per_prompt": 16, "steps": 200}
@@ -197,6 +199,8 @@ def test_images_are_small_share_their_layers_and_hold_no_tools(engine: DockerEng
     script = f'({searches}) 2>/dev/null; python -c "{finder}"; ls /opt/lethe/application'
     told = engine.run("run", "--rm", "--network", "none", image_name("lethe", "cpu"), "sh", "-c", script).split()
     assert [line for line in told if not line.startswith("lethe-")] == ["bin", "sbom.cdx.json", "services", "shared"]
+    written = engine.run("run", "--rm", "--network", "none", image_name("lethe", "cpu"), "cat", REVISION)
+    assert written == images["lethe"]["Config"]["Labels"]["org.opencontainers.image.revision"]
 
 
 def test_containers_are_locked_down(system: System) -> None:
