@@ -431,7 +431,7 @@ def secrets_named(overlay: str) -> set[str]:
         found |= secrets_of(template["spec"])
     for monitor in of_kind(overlay, "ServiceMonitor"):
         for endpoint in monitor["spec"]["endpoints"]:
-            found |= {endpoint["authorization"]["credentials"]["name"], endpoint["tlsConfig"]["ca"]["secret"]["name"]}
+            found.add(endpoint["authorization"]["credentials"]["name"])
     return found
 
 
@@ -620,6 +620,9 @@ def test_every_service_is_scraped_with_a_key_over_tls(overlay: str) -> None:
     assert endpoint["scheme"] == "https"
     assert endpoint["authorization"]["credentials"] == {"name": "lethe-metrics-key", "key": "lethe_metrics_key"}
     assert endpoint["tlsConfig"]["serverName"] in named(overlay, "Certificate", "lethe-tls")["spec"]["dnsNames"]
+    assert endpoint["tlsConfig"]["ca"] == {
+        "configMap": {"name": "lethe-trust", "key": "ca.crt"}
+    }  # as pods trust; not every issuer tells ca.crt
     assert {service["metadata"]["labels"][monitor["jobLabel"]] for service in of_kind(overlay, "Service")} == {"lethe"}
 
 
