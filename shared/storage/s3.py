@@ -10,7 +10,6 @@ import hashlib
 import re
 import secrets
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -76,7 +75,6 @@ class S3Store:
         self._http = httpx.Client(timeout=httpx.Timeout(read_seconds, connect=CONNECT_SECONDS), verify=trust, trust_env=False)
         self._conditional_put: bool | None = None
         self._told: dict[str, bool] = {}
-        self._probing = threading.Lock()
         self._writes = SilentWrites()
 
     def put(self, *, key: str, data: bytes, if_absent: bool = False) -> ObjectInfo:
@@ -94,6 +92,8 @@ class S3Store:
     def put_file(self, *, key: str, path: Path) -> ObjectInfo:
         """Write a local file's content, read twice: once for the digest, once in parts of at most 16 MiB."""
         validate_key(key)
+        if self._writes.silent:
+            self._try_to_write()
         with self._operation("put_file", key), path.open("rb") as source:
             sha256 = hashlib.file_digest(source, "sha256").hexdigest()
             size_bytes = source.tell()
@@ -212,11 +212,10 @@ class S3Store:
         self._told = capabilities
 
     def _has_conditional_put(self) -> bool:
-        """Whether the server honours the condition, found out once and before it is first relied on."""
-        with self._probing:
-            if self._conditional_put is None:
-                self._conditional_put = self._try_conditional_put()
-            return self._conditional_put
+        """Whether the server honours the condition, found out before it is first relied on, by all who come meanwhile: none may wait."""
+        if self._conditional_put is None:
+            self._conditional_put = self._try_conditional_put()
+        return self._conditional_put
 
     def _try_conditional_put(self) -> bool:
         """Write one key twice under the condition; only a server that keeps the first object and its digest has it."""
@@ -232,6 +231,13 @@ class S3Store:
             self.delete(key=key)
         _log.warning("storage_conditional_put_ignored", consequence="if_absent looks, then writes; two writers at once may both succeed")
         return False
+
+    def _try_to_write(self) -> None:
+        """End the server's silence, or be told of it, by a small object: a long upload that did so would keep all others out meanwhile."""
+        key = f"probe/{secrets.token_hex(8)}"
+        with self._operation("put", key):
+            version = self._put_plainly(key, b"")
+        self._forget(key, version)
 
     def _put_plainly(self, key: str, data: bytes) -> str | None:
         """One PUT; answers the version that a server which keeps versions gave the object."""

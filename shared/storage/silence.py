@@ -26,7 +26,7 @@ class SilentWrites:
     """
 
     def __init__(self) -> None:
-        self._silent = False
+        self.silent = False
         self._trial = threading.Lock()
 
     @contextmanager
@@ -36,14 +36,14 @@ class SilentWrites:
             try:
                 yield
             except Exception as error:
-                self._silent = is_silence(error)
+                self.silent = is_silence(error)
                 raise
-            self._silent = False
+            self.silent = False
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """One at a time, or not at all, while there is silence."""
-        if not self._silent:
+        if not self.silent:
             yield
             return
         if not self._trial.acquire(blocking=False):

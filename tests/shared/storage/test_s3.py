@@ -42,12 +42,12 @@ def write_raw(store: S3Store, key: str, data: bytes, metadata: dict[str, str]) -
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[S3Store]:
+def serving(handler: type[BaseHTTPRequestHandler], *, read_seconds: float = 0.2) -> Iterator[S3Store]:
     """A store on a server that behaves badly."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        store = connect(S3Server(name="bad", endpoint=f"127.0.0.1:{server.server_port}"), "bucket", read_seconds=0.2)
+        store = connect(S3Server(name="bad", endpoint=f"127.0.0.1:{server.server_port}"), "bucket", read_seconds=read_seconds)
         try:
             yield store
         finally:
@@ -202,6 +202,67 @@ def test_silent_server_is_unavailable_after_the_read_time_out() -> None:
 
     with serving(Silent) as store, pytest.raises(UnavailableError, match="does not answer"):
         store.get(key="a")
+
+
+def test_server_silent_from_the_start_is_waited_for_once_by_all_who_write() -> None:
+    over = threading.Event()
+
+    class Silent(Quiet):
+        def do_PUT(self) -> None:
+            over.wait(60)
+            self.close_connection = True
+
+    def write(number: int) -> float:
+        started = time.monotonic()
+        with pytest.raises(UnavailableError):
+            store.put(key=str(number), data=b"data", if_absent=True)
+        return time.monotonic() - started
+
+    with serving(Silent) as store, ThreadPoolExecutor(20) as threads:
+        try:
+            assert max(threads.map(write, range(20))) < 2  # one after the other it is 4 s
+        finally:
+            over.set()
+
+
+def test_long_upload_after_silence_keeps_no_other_writer_out(tmp_path: Path) -> None:
+    silent, uploading, over = threading.Event(), threading.Event(), threading.Event()
+    silent.set()
+    read_seconds = 2.0
+
+    class Full(Quiet):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            if silent.is_set():
+                over.wait(2 * read_seconds)
+                self.close_connection = True
+                return
+            if "/long" in self.path:
+                uploading.set()
+                over.wait(read_seconds)
+            self.answer(200)
+
+        def do_DELETE(self) -> None:
+            self.answer(204)
+
+        def answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.send_header("ETag", '"0"')
+            self.end_headers()
+
+    (tmp_path / "long").write_bytes(b"data")
+    with serving(Full, read_seconds=read_seconds) as store, ThreadPoolExecutor(1) as other:
+        with pytest.raises(UnavailableError, match="does not answer"):
+            store.put(key="a", data=b"data")
+        silent.clear()
+        upload = other.submit(store.put_file, key="long", path=tmp_path / "long")
+        try:
+            assert uploading.wait(60)
+            assert store.put(key="b", data=b"data").size_bytes == 4
+        finally:
+            over.set()
+        assert upload.result().size_bytes == 4
 
 
 def test_overloaded_server_is_asked_again() -> None:
