@@ -51,7 +51,7 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
         torch.set_num_threads(settings.torch_threads)
     jobs = JobStore.open(settings)
     executor = open_executor(settings, worker_module="services.detector.worker")
-    lane = ComputeLane()
+    lane, reading = ComputeLane(), ComputeLane()
     try:
         with open_catalog(settings) as catalog:
             screener = Screener(
@@ -60,7 +60,7 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
                 calibrations=Calibrations(catalog),
                 lane=lane,
             )
-            matcher = Matcher(galleries=GalleryLibrary(catalog), lane=lane)
+            matcher = Matcher(galleries=GalleryLibrary(catalog), lane=lane, reading=reading)
             runner = JobRunner(store=jobs, executor=executor, kinds=JOB_KINDS)
             async with runner.serving(), screener.batcher.serving(), matcher.batcher.serving():
                 yield DetectorState(
@@ -74,6 +74,7 @@ async def open_state(settings: Settings) -> AsyncIterator[DetectorState]:
                 )
     finally:
         lane.close()
+        reading.close()
         jobs.close()
 
 
@@ -81,7 +82,7 @@ def not_ready(state: DetectorState) -> list[str]:
     """Why the detector should get no work now."""
     state.jobs.ping()
     state.catalog.check()
-    saturated = any(queue.is_saturated for queue in (state.lane, state.screener.batcher, state.matcher.batcher))
+    saturated = any(queue.is_saturated for queue in (state.lane, state.screener.batcher, state.matcher.reading, state.matcher.batcher))
     return state.runner.not_ready() + (["too many requests wait"] if saturated else [])
 
 

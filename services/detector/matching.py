@@ -5,7 +5,6 @@ M images, H height, W width.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -57,18 +56,20 @@ class _Found:
 class Matcher:
     """Looks for images among the films of the galleries of a library."""
 
-    def __init__(self, *, galleries: GalleryLibrary, lane: ComputeLane) -> None:
+    def __init__(self, *, galleries: GalleryLibrary, lane: ComputeLane, reading: ComputeLane) -> None:
+        """`reading` loads galleries and decodes pictures, for seconds: on neither the device's thread nor those that all requests share."""
         self._galleries = galleries
         self._lane = lane
+        self.reading = reading
         self.batcher: MicroBatcher[_Search, _Picture, _Found] = MicroBatcher(self._work, turn=lane.turn)
 
     async def match(self, request: MatchRequest) -> MatchAnswer:
         """The nearest films of each image; ConflictError without a gallery, InvalidRequestError for what is no picture."""
-        gallery, pictures = await asyncio.to_thread(self._admitted, request)
+        gallery, pictures = await self.reading.run(lambda: self._admitted(request))
         return _answer(gallery, request.k, await self.batcher.submit(_Search(gallery, request.k), pictures))
 
     def _admitted(self, request: MatchRequest) -> tuple[Gallery, list[_Picture]]:
-        """The newest gallery and the decoded pictures: what cannot be looked for waits for nothing and fails no other."""
+        """The newest gallery and the decoded pictures: what cannot be looked for waits for no search and fails no other."""
         count = len(request.images)
         prompts: Sequence[str | None] = [None] * count if request.prompts is None else request.prompts
         if len(prompts) != count:

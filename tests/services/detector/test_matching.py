@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -17,7 +19,8 @@ from services.detector.gallery_library import GalleryLibrary
 from services.detector.matching import Matcher
 from services.detector.schemas import MatchAnswer, MatchRequest
 from shared.diffusion.lane import ComputeLane
-from shared.errors import ConflictError, InvalidRequestError
+from shared.diffusion.waiting import MAX_WAITING
+from shared.errors import ConflictError, InvalidRequestError, SaturatedError
 from shared.imaging.png import encode_png
 
 if TYPE_CHECKING:
@@ -44,9 +47,10 @@ async def lane(anyio_backend: str) -> AsyncIterator[ComputeLane]:
 
 @pytest.fixture
 async def matcher(judging_catalog: Catalog, lane: ComputeLane) -> AsyncIterator[Matcher]:
-    made = Matcher(galleries=GalleryLibrary(judging_catalog), lane=lane)
-    async with made.batcher.serving():
-        yield made
+    with closing(ComputeLane()) as reading:
+        made = Matcher(galleries=GalleryLibrary(judging_catalog), lane=lane, reading=reading)
+        async with made.batcher.serving():
+            yield made
 
 
 def asked(home: JudgingHome, *images: NDArray[np.uint8], **more: Any) -> MatchRequest:
@@ -129,6 +133,32 @@ async def test_what_cannot_be_looked_for_waits_for_nothing(matcher: Matcher, lan
                 with pytest.raises(InvalidRequestError, match=told):
                     await matcher.match(request)
         go.set()
+
+
+async def test_gallery_that_is_slow_to_load_keeps_no_other_request_waiting(
+    matcher: Matcher, judging_home: JudgingHome, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, go = threading.Event(), threading.Event()
+
+    def load(*_: object) -> Gallery:
+        loading.set()
+        assert go.wait(30)
+        return gallery
+
+    monkeypatch.setattr("services.detector.gallery_library.load_gallery", load)
+    before = waiting()
+    async with anyio.create_task_group() as group:
+        for _ in range(MAX_WAITING + 1):  # more than the event loop has threads, which whoever is let in and recorded needs
+            group.start_soon(matcher.match, asked(judging_home, gallery.codes.images_NHW[0]))
+        try:
+            with anyio.fail_after(30):
+                await anyio.to_thread.run_sync(loading.wait)
+                await asyncio.to_thread(lambda: None)
+            with pytest.raises(SaturatedError):
+                await matcher.match(asked(judging_home, gallery.codes.images_NHW[0]))
+        finally:
+            go.set()
+    assert waiting() == before
 
 
 async def test_data_set_without_gallery_is_refused(matcher: Matcher, judging_home: JudgingHome, monkeypatch: pytest.MonkeyPatch) -> None:
