@@ -116,7 +116,10 @@ class Settings(BaseSettings):
     def _require_networks(cls, value: str) -> str:
         """Refuse what is no list of networks."""
         for network in _parts(value):
-            ipaddress.ip_network(network)
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                raise ValueError("write networks as 10.0.0.0/8, parted by ','") from None
         return value
 
     @field_validator("oidc_algorithms")
@@ -131,8 +134,7 @@ class Settings(BaseSettings):
     @classmethod
     def _require_address(cls, value: str) -> str:
         """Refuse what nobody can ask."""
-        place = urlsplit(value)
-        if place.scheme not in {"http", "https"} or not place.hostname or place.port == 0:  # reading a port that is no number raises
+        if not _is_address(value):
             raise ValueError("write it as https://host:port")
         return value
 
@@ -140,8 +142,7 @@ class Settings(BaseSettings):
     @classmethod
     def _require_private_way(cls, value: str) -> str:
         """Refuse to read keys over a network that could replace them."""
-        place = urlsplit(value)
-        if value and place.scheme != "https" and not (place.scheme == "http" and is_loopback(place.hostname or "")):
+        if value and not (_is_address(value) and ((place := urlsplit(value)).scheme == "https" or is_loopback(place.hostname or ""))):
             raise ValueError("it must begin with https://, since whoever can change its answer can sign tokens")
         return value
 
@@ -205,6 +206,15 @@ def _told(wrong: ErrorDetails) -> str:
     """One thing that is wrong with the settings as a sentence that names its variable."""
     said = wrong["msg"].removeprefix("Value error, ").rstrip(".")
     return f"LETHE_{str(wrong['loc'][0]).upper()} cannot be used: {said}." if wrong["loc"] else f"{said}."
+
+
+def _is_address(url: str) -> bool:
+    """Whether a URL names a server; of one that cannot be read, the reason would quote parts, which may be a password's."""
+    try:
+        place = urlsplit(url)
+        return place.scheme in {"http", "https"} and bool(place.hostname) and place.port != 0
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -153,6 +153,16 @@ def test_address_of_a_service_that_nobody_can_ask_is_refused(url: str) -> None:
         Settings(trainer_url=url)
 
 
+@pytest.mark.parametrize("value", ["http://user:quokka/1@host", "http://user:quokka@ho℀st", "http://host:quokka"])
+@pytest.mark.parametrize("variable", ["LETHE_TRAINER_URL", "LETHE_OIDC_JWKS_URL", "LETHE_TRUSTED_PROXIES"])
+def test_no_part_of_an_address_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    get_settings.cache_clear()
+    with pytest.raises(SettingsError, match=f"^{variable} cannot be used: ") as raised:
+        get_settings()
+    assert "quokka" not in str(raised.value)
+
+
 def test_settings_that_cannot_be_used_are_named_by_their_variables_without_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LETHE_JOB_SLOTS", "quokka")
     monkeypatch.setenv("LETHE_STORE", "wombat")
