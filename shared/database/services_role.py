@@ -16,9 +16,10 @@ from shared.errors import InvalidRequestError
 RIGHTS: Final = Path(__file__).with_name("services_role.sql")
 # The role that the file names; the one at hand takes its place.
 _NAMED: Final = "lethe_service"
-# Who is, or may become, the owner could grant itself everything back.
+# Who is, or may become, the owner or an administrator could grant itself everything back.
 _IS_TOO_MIGHTY: Final = text(
-    "SELECT rolsuper OR rolcreaterole OR pg_has_role(rolname, current_user, 'MEMBER') FROM pg_roles WHERE rolname = :name"
+    "SELECT EXISTS (SELECT FROM pg_roles mighty WHERE (mighty.rolsuper OR mighty.rolcreaterole OR mighty.rolname = current_user)"
+    " AND pg_has_role(named.oid, mighty.oid, 'MEMBER')) FROM pg_roles named WHERE named.rolname = :name"
 )
 _MAY_MAKE_ROLES: Final = text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
 

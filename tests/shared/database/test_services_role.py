@@ -165,9 +165,11 @@ def test_owner_who_makes_no_roles_grants_to_the_one_that_was_made(owner: Databas
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("options", ["SUPERUSER", "CREATEROLE", "IN ROLE lethe"])
+@pytest.mark.parametrize("options", ["SUPERUSER", "CREATEROLE", "IN ROLE lethe", "IN ROLE administrators"])
 def test_role_that_could_become_the_owner_is_refused(owner: Database, options: str) -> None:
     name = f"mighty_{secrets.token_hex(4)}"
+    execute(owner, f"CREATE ROLE administrators_{name} SUPERUSER")
+    options = options.replace("administrators", f"administrators_{name}")
     execute(owner, f"CREATE ROLE {name} LOGIN {options}")
     with pytest.raises(InvalidRequestError, match="name another role"):
         grant_services(owner, services_role(url_of(owner, name), owner=owner))
