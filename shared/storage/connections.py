@@ -37,14 +37,15 @@ _KEEP_ALIVE: Final = (
 class _PlainConnection(HTTPConnection):
     """Opens within CONNECT_SECONDS, and gives each piece of a body the time for silence, where urllib3 bounds the whole of it by either."""
 
-    def connect(self) -> None:
-        """Open the connection."""
+    def _new_conn(self) -> socket.socket:
+        """Open the connection; what TLS says first has the time for silence too."""
         patience, self.timeout = self.timeout, CONNECT_SECONDS
         try:
-            super().connect()
+            opened = super()._new_conn()
         finally:
             self.timeout = patience
-        self.sock.settimeout(patience)
+        opened.settimeout(patience)
+        return opened
 
     def send(self, data: Any) -> None:
         """Send a head or a body."""

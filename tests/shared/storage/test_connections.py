@@ -124,6 +124,22 @@ def test_connections_are_opened_soon_or_not_at_all_kept_alive_and_then_given_the
         connection.close()
 
 
+def test_server_that_is_slow_to_begin_tls_is_waited_for(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.storage.connections.CONNECT_SECONDS", 0.2)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate.chain, certificate.key)
+
+    def begin_late(connection: socket.socket, _number: int) -> None:
+        time.sleep(READ_SECONDS / 2)
+        with server.wrap_socket(connection, server_side=True) as opened:
+            read_head(opened)
+            opened.sendall(ANSWER)
+
+    with serving(begin_late) as (url, numbers), pool(ssl.create_default_context(cafile=str(certificate.chain))) as opened:
+        assert opened.request("GET", url.replace("http:", "https:")).data == b"data"
+    assert numbers == [0]
+
+
 def test_large_body_goes_through_tls(certificate: Certificate) -> None:
     def read_all(connection: socket.socket, _number: int) -> None:
         left = len(BODY) - read_head(connection)
