@@ -12,7 +12,7 @@ from typing import Annotated, Final, TypeVar
 import typer
 
 from shared.cli.console import ERRORS, print_facts
-from shared.database import Database, ServicesRole, grant_services, services_role
+from shared.database import Database, ServicesRole, grant_services, require_lesser, services_role
 from shared.errors import InvalidRequestError, UnavailableError
 from shared.http.migrations import migrate as migrate_all
 from shared.settings import Settings, get_settings
@@ -33,6 +33,8 @@ def migrate(wait: Wait = 60) -> None:
     settings, patience = get_settings(), timedelta(seconds=wait)
     with closing(rightly_set(lambda: Database.open(settings))) as database:
         role = services_role_of(settings, database)
+        if role is not None:
+            patiently(lambda: require_lesser(database, role), patience)
         ran = patiently(lambda: migrate_all(database), patience)
         print_facts({f"tables of {name}": f"{steps} steps" if steps else "up to date" for name, steps in ran.items()})
         if role is not None:

@@ -3,7 +3,7 @@
 from shared.database.engine import Database, open_engine, writing
 from shared.database.moments import UtcMicroseconds
 from shared.database.schema import Schema, missing_steps, prepare_embedded, prepare_schema
-from shared.database.services_role import ServicesRole, grant_services, services_role
+from shared.database.services_role import ServicesRole, grant_services, require_lesser, services_role
 
 __all__ = [
     "Database",
@@ -15,6 +15,7 @@ __all__ = [
     "open_engine",
     "prepare_embedded",
     "prepare_schema",
+    "require_lesser",
     "services_role",
     "writing",
 ]

@@ -49,16 +49,28 @@ def grant_services(owner: Database, role: ServicesRole) -> dict[str, str]:
     """
     with owner.writing() as connection:
         take_turns(connection)
-        is_too_mighty = connection.scalar(_IS_TOO_MIGHTY, {"name": role.name})
-        if is_too_mighty:
-            raise InvalidRequestError(
-                f"LETHE_SERVICES_DATABASE_URL names {role.name!r}, who owns the tables or may make itself their owner; name another role."
-            )
-        if is_too_mighty is None:
+        is_there = _find(connection, role)
+        if not is_there:
             connection.exec_driver_sql(_quoted("CREATE ROLE {} LOGIN", sql.Identifier(role.name)))
-        told = {"role": "made" if is_too_mighty is None else "was there", "password": _set_password(connection, role)}
+        told = {"role": "was there" if is_there else "made", "password": _set_password(connection, role)}
         connection.exec_driver_sql(RIGHTS.read_text(encoding="utf-8").replace(_NAMED, _quoted("{}", sql.Identifier(role.name))))
     return told | {"rights": "reads and writes rows"}
+
+
+def require_lesser(owner: Database, role: ServicesRole) -> None:
+    """InvalidRequestError where the role may not be the services', to be told before anything is changed."""
+    with owner.reading() as connection:
+        _find(connection, role)
+
+
+def _find(connection: Connection, role: ServicesRole) -> bool:
+    """Whether the role is there; InvalidRequestError where it owns the tables or could come to own them."""
+    is_too_mighty = connection.scalar(_IS_TOO_MIGHTY, {"name": role.name})
+    if is_too_mighty:
+        raise InvalidRequestError(
+            f"LETHE_SERVICES_DATABASE_URL names {role.name!r}, who owns the tables or may make itself their owner; name another role."
+        )
+    return is_too_mighty is not None
 
 
 def _set_password(connection: Connection, role: ServicesRole) -> str:

@@ -66,6 +66,8 @@ def test_role_of_the_owner_is_no_role_of_services(lethe: Lethe, monkeypatch: pyt
     get_settings.cache_clear()
     assert lethe("migrate") == 2
     assert "name another role" in lethe.err
+    with closing(Database.open(get_settings())) as database:
+        assert len(reasons_to_migrate(database)) == 1  # what fails has changed nothing
 
 
 def test_migrate_without_a_database_ends_with_three(lethe: Lethe, monkeypatch: pytest.MonkeyPatch) -> None:
