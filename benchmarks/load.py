@@ -37,8 +37,7 @@ SEEDS_PER_PROMPT: Final = (1, 4)  # the fewest, where batching helps most, and w
 ALONE: Final = "one at a time"
 TOGETHER: Final = "together"
 START_SECONDS: Final = 120.0
-SCREENING_OF_BARE: Final = "screening, of the bare forward"
-ANSWERS_OF_BARE: Final = "all of an answer, of it"
+OF_BARE: Final = "screening / whole answer, of the bare forward"
 COLUMNS: Final = [
     "asked",
     "callers",
@@ -47,8 +46,7 @@ COLUMNS: Final = [
     "ratio",
     "p50 / p95 / p99 ms together",
     ALONE,
-    SCREENING_OF_BARE,
-    ANSWERS_OF_BARE,
+    OF_BARE,
 ]
 TARGETS: Final = "targets: together at least 2 times one at a time at 32 callers, screening at most 1.2 times the bare forward"
 
@@ -247,9 +245,9 @@ def table(screening: list[dict[str, Any]], generation: list[dict[str, Any]]) -> 
         seeds = together.get("seeds_per_prompt")
         asked = "an image" if seeds is None else f"screening, {seeds} seed{'s' if seeds > 1 else ''}"
         rates = [shown(row["per_second"], digits=1) for row in (together, alone)]
-        beside = [f"{together[name]:.2f}" if name in together else "–" for name in ("screening_of_bare", "of_bare")]
+        beside = f"{together['screening_of_bare']:.2f} / {together['of_bare']:.2f}" if "of_bare" in together else "–"
         ratio = f"{together['of_alone']:.2f}"
-        lines.append([asked, str(together["callers"]), *rates, ratio, _latencies(together), _latencies(alone), *beside])
+        lines.append([asked, str(together["callers"]), *rates, ratio, _latencies(together), _latencies(alone), beside])
     return lines
 
 

@@ -67,8 +67,10 @@ def keep(name: str, *, seed: int, settings: dict[str, Any], figures: Any) -> Pat
 
 
 def tell(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], path: Path, width: int = WIDTH) -> None:
-    """Print the table and where the figures lie; where there is no terminal, as wide as said."""
-    table = Table(*columns, title=title)
+    """Print the table, its words whole where they fit, and where the figures lie; where there is no terminal, as wide as said."""
+    table = Table(title=title)
+    for column, cells in zip(columns, zip(*rows, strict=True), strict=True):
+        table.add_column(column, min_width=max(len(word) for cell in (column, *cells) for word in cell.split()))
     for row in rows:
         table.add_row(*row)
     console = Console(width=None if sys.stdout.isatty() else width)
