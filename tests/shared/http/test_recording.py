@@ -432,16 +432,8 @@ class TestWithDailyQuota:
     async def test_request_that_is_cancelled_while_its_event_is_written_gets_its_charge_back(
         self, client: httpx.AsyncClient, events: Events, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        writing, write = threading.Event(), threading.Event()
-        append = AuditLog.append
-
-        def append_slowly(*arguments: Any) -> None:
-            writing.set()
-            assert write.wait(60)
-            append(*arguments)
-
         with monkeypatch.context() as patch:
-            patch.setattr(AuditLog, "append", append_slowly)
+            writing, write = held_writing(patch)
             request = asyncio.create_task(client.post("/v1/draws", json={"prompts": ["a"]}))
             assert await asyncio.to_thread(writing.wait, 60)
             request.cancel()
@@ -483,9 +475,8 @@ class TestWithDailyQuota:
         assert (await client.post("/v1/kept", json={"prompts": ["a"]})).status_code == 429
 
 
-async def test_service_that_stops_waits_for_requests_that_still_tell_what_became_of_them(
-    settings: Settings, events: Events, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def held_writing(patch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Events that tell that the audit log is being written, and let it be."""
     writing, write = threading.Event(), threading.Event()
     append = AuditLog.append
 
@@ -494,7 +485,14 @@ async def test_service_that_stops_waits_for_requests_that_still_tell_what_became
         assert write.wait(60)
         append(*arguments)
 
-    monkeypatch.setattr(AuditLog, "append", append_slowly)
+    patch.setattr(AuditLog, "append", append_slowly)
+    return writing, write
+
+
+async def test_service_that_stops_waits_for_requests_that_still_tell_what_became_of_them(
+    settings: Settings, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, write = held_writing(monkeypatch)
     async with open_app(recorded_app(settings)) as client:
         request = asyncio.create_task(client.post("/v1/draws", json={"prompts": ["a"]}))
         assert await asyncio.to_thread(writing.wait, 60)
